@@ -1,0 +1,1 @@
+"""Client of an ASR model repository on Triton: transcribe, bench, doctor."""

@@ -1,0 +1,46 @@
+"""Audio files to what the server takes: mono, 16 kHz, int16. Adapter of soundfile and soxr."""
+
+import io
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_serving.tensors import SAMPLE_RATE
+
+EXTENSIONS = (".wav", ".flac")
+
+
+class AudioFileError(ValueError):
+    """The file is not audio that can be sent."""
+
+
+def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.int16]:
+    """Read WAV, FLAC or another format of libsndfile: any rate, any number of channels (they are averaged).
+
+    Returns:
+        [L] int16 at 16 kHz.
+
+    Raises:
+        AudioFileError: Not audio, empty, or not readable.
+    """
+    import soundfile  # noqa: PLC0415 (loads libsndfile)
+    import soxr  # noqa: PLC0415
+
+    shown = name or str(source)
+    try:
+        content: Path | BinaryIO = source if isinstance(source, Path) else io.BytesIO(source.read())
+        samples, rate = soundfile.read(content, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
+        raise AudioFileError(f"{shown}: cannot be read as audio ({error})") from error
+    mono = samples.mean(axis=1)
+    if mono.size == 0:
+        raise AudioFileError(f"{shown}: holds no samples")
+    if not np.isfinite(mono).all():
+        raise AudioFileError(f"{shown}: holds NaN or infinite samples")
+    if rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, rate, SAMPLE_RATE)
+    # The inverse of int16 / 32768, so that 16-bit files arrive bit for bit.
+    scaled: npt.NDArray[np.int16] = np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+    return scaled

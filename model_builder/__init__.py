@@ -1,0 +1,1 @@
+"""From a NeMo CTC checkpoint to a checked, published Triton model repository."""

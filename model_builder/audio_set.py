@@ -1,0 +1,102 @@
+"""The check audio: recordings that a build must transcribe like the checkpoint does."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_client.audio import EXTENSIONS, AudioFileError, read
+from asr_serving.audio import MIN_SAMPLES
+from asr_serving.tensors import SAMPLE_RATE
+from model_builder.errors import CheckAudioError
+
+SHIPPED = Path(__file__).parent / "check_audio"
+TRANSCRIPTS = "transcripts.json"
+MAX_FILES = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Utterance:
+    """One recording.
+
+    Attributes:
+        name: File name.
+        signal: [L] int16 at 16 kHz.
+        text: What is said, where known.
+    """
+
+    name: str
+    signal: npt.NDArray[np.int16]
+    text: str | None
+
+    @property
+    def seconds(self) -> float:
+        """Length."""
+        return self.signal.size / SAMPLE_RATE
+
+    @property
+    def samples(self) -> npt.NDArray[np.float32]:
+        """[L] float32 in [-1, 1]."""
+        return self.signal.astype(np.float32) / np.float32(32768)
+
+
+@dataclass(frozen=True, slots=True)
+class AudioSet:
+    """All recordings of a folder, in the order of their names."""
+
+    utterances: tuple[Utterance, ...]
+    sha256: str
+
+    @property
+    def seconds(self) -> float:
+        """Length of all."""
+        return sum(utterance.seconds for utterance in self.utterances)
+
+    @property
+    def texts(self) -> list[str] | None:
+        """What is said in each, None unless all are known."""
+        texts = [utterance.text for utterance in self.utterances if utterance.text is not None]
+        return texts if len(texts) == len(self.utterances) else None
+
+
+def load(folder: Path, *, max_seconds: int) -> AudioSet:
+    """Read WAV and FLAC files, and `transcripts.json` ({"file.wav": {"text": "..."}}) beside them if there is one.
+
+    Raises:
+        CheckAudioError: No folder, no audio, or a file that is not audio, too short or longer than `max_seconds`.
+    """
+    if not folder.is_dir():
+        raise CheckAudioError(f"check audio folder {folder} does not exist")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
+    if not files or len(files) > MAX_FILES:
+        raise CheckAudioError(f"{folder} holds {len(files)} WAV or FLAC files; between 1 and {MAX_FILES} are needed")
+    texts = _transcripts(folder / TRANSCRIPTS)
+    digest = hashlib.sha256()
+    utterances = []
+    for path in files:
+        try:
+            signal = read(path)
+        except AudioFileError as error:
+            raise CheckAudioError(str(error)) from error
+        if not MIN_SAMPLES <= signal.size <= max_seconds * SAMPLE_RATE:
+            raise CheckAudioError(
+                f"{path} is {signal.size / SAMPLE_RATE:.2f} s long; check audio must have between 0.025 s and "
+                f"{max_seconds} s, the longest audio that the build serves"
+            )
+        text = texts.get(path.name)
+        digest.update(f"{path.name}\0{text or ''}\0{signal.size}\0".encode() + signal.tobytes())
+        utterances.append(Utterance(path.name, signal, text))
+    return AudioSet(tuple(utterances), digest.hexdigest())
+
+
+def _transcripts(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return {str(name): str(entry["text"]) for name, entry in content.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckAudioError(f'{path} must be {{"file.wav": {{"text": "..."}}, ...}}: {error!r}') from error

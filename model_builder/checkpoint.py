@@ -1,0 +1,146 @@
+"""A `.nemo` file, opened without trusting it: unpacked safely, its configuration read, nothing of it run.
+
+A `.nemo` is a tar from strangers with `model_config.yaml`, `model_weights.ckpt` and tokenizer files. Standard library
+and yaml only, so that `inspect` is light.
+"""
+
+import tarfile
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import yaml
+
+from model_builder.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
+
+CONFIG = "model_config.yaml"
+WEIGHTS = "model_weights.ckpt"
+MAX_BYTES = 64 * 1024**3
+"""All that an archive may unpack to: ten times the largest CTC checkpoint known."""
+MAX_MEMBERS = 1_000
+CHUNK = 8 * 1024 * 1024
+
+SUPPORTED = {
+    "EncDecCTCModelBPE": "sentencepiece",
+    "EncDecCTCModel": "characters",
+    "EncDecHybridRNNTCTCBPEModel": "sentencepiece",
+    "EncDecHybridRNNTCTCModel": "characters",
+}
+"""Model classes that have a CTC head, and the kind of their vocabulary."""
+SUPPORTED_ENCODER = "ConformerEncoder"
+SUPPORTED_TEXT = (
+    "supported are FastConformer and Conformer models with CTC (BPE or characters), and hybrid RNNT-CTC models through "
+    "their CTC head: " + ", ".join(SUPPORTED)
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What the configuration of a checkpoint says."""
+
+    folder: Path
+    class_name: str
+    vocabulary_kind: str
+    sample_rate: int
+    features: int
+    subsampling: int
+    preprocessor: dict[str, Any] = field(repr=False)
+
+    @property
+    def step_seconds(self) -> float:
+        """Seconds of audio for each encoder step."""
+        return float(self.preprocessor.get("window_stride", 0.01)) * self.subsampling
+
+
+def unpack(source: Path, folder: Path) -> None:
+    """Unpack the regular files of a `.nemo` into `folder`.
+
+    Raises:
+        CheckpointError: Not a tar, cut short, or a member that is a link, a device, leaves the folder, or is too large.
+        WorkFolderError: The folder cannot be written.
+    """
+    total = 0
+    try:
+        with tarfile.open(source, "r:*") as archive:
+            for count, member in enumerate(archive, start=1):
+                name = PurePosixPath(member.name)
+                if member.isdir():
+                    continue
+                if not member.isfile():
+                    raise CheckpointError(f"{source.name}: member {member.name!r} is not a regular file")
+                if name.is_absolute() or ".." in name.parts or not name.parts:
+                    raise CheckpointError(f"{source.name}: member {member.name!r} leaves the archive's folder")
+                total += member.size
+                if count > MAX_MEMBERS or total > MAX_BYTES:
+                    raise CheckpointError(f"{source.name} unpacks to more than a checkpoint can be")
+                content = archive.extractfile(member)
+                if content is None:
+                    raise CheckpointError(f"{source.name}: member {member.name!r} has no content")
+                target = folder / name
+                _write(target, content, member.size)
+    except (tarfile.TarError, EOFError) as error:
+        raise CheckpointError(f"{source.name} is not a complete .nemo file (a tar archive): {error}") from error
+    for needed in (CONFIG, WEIGHTS):
+        if not (folder / needed).is_file():
+            raise CheckpointError(f"{source.name} holds no {needed}; is it a .nemo file written by NeMo's save_to?")
+
+
+def _write(target: Path, content: Any, size: int) -> None:  # noqa: ANN401 (tarfile's reader)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as file:
+            while chunk := content.read(CHUNK):
+                file.write(chunk)
+    except FileExistsError as error:
+        raise CheckpointError(f"the archive holds {target.name!r} twice") from error
+    except OSError as error:
+        raise WorkFolderError(f"cannot unpack {target.name} ({size} bytes): {error}") from error
+
+
+def describe(folder: Path) -> Description:
+    """Read the configuration of an unpacked checkpoint, and refuse what this builder does not serve.
+
+    Raises:
+        CheckpointError: The configuration is not readable.
+        UnsupportedCheckpointError: Another kind of model; the message names what is supported.
+    """
+    try:
+        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{CONFIG} is not plain YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{CONFIG} is not a mapping")
+    class_name = str(config.get("target", "")).rpartition(".")[2]
+    if class_name not in SUPPORTED:
+        raise UnsupportedCheckpointError(f"the checkpoint is a {class_name or 'model of unknown class'}; {SUPPORTED_TEXT}")
+    preprocessor, encoder = config.get("preprocessor"), config.get("encoder")
+    if not isinstance(preprocessor, dict) or not isinstance(encoder, dict):
+        raise CheckpointError(f"{CONFIG} has no preprocessor or no encoder")
+    encoder_class = str(encoder.get("_target_", "")).rpartition(".")[2]
+    if encoder_class != SUPPORTED_ENCODER:
+        raise UnsupportedCheckpointError(f"the encoder is a {encoder_class or 'nameless class'}; {SUPPORTED_TEXT}")
+    try:
+        description = Description(
+            folder=folder,
+            class_name=class_name,
+            vocabulary_kind=SUPPORTED[class_name],
+            sample_rate=int(preprocessor.get("sample_rate", config.get("sample_rate", 16_000))),
+            features=int(preprocessor.get("features", 64)),
+            subsampling=int(encoder.get("subsampling_factor", 4)),
+            preprocessor={key: value for key, value in preprocessor.items() if key != "_target_"},
+        )
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{CONFIG}: {error}") from error
+    _check_frontend(description)
+    return description
+
+
+def _check_frontend(description: Description) -> None:
+    """The feature recipe must be the one that the mel graph computes."""
+    wanted = {"normalize": "per_feature", "frame_splicing": 1, "exact_pad": False, "log": True, "mag_power": 2.0}
+    for key, value in wanted.items():
+        found = description.preprocessor.get(key, value)
+        if found != value:
+            raise UnsupportedCheckpointError(f"preprocessor.{key} is {found!r}; only {value!r} is supported")
+    if description.sample_rate != 16_000:  # noqa: PLR2004 (said in the message)
+        raise UnsupportedCheckpointError(f"the model takes {description.sample_rate} Hz; only 16000 Hz is supported")

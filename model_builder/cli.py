@@ -1,0 +1,299 @@
+"""The command `model-builder`."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from model_builder import __doc__ as description
+from model_builder.errors import BuilderError
+from model_builder.progress import JsonReporter, Reporter, RichReporter
+from model_builder.recipe import Engine, Frontend, Precision, Wire
+
+app = typer.Typer(
+    name="model-builder",
+    help=f"{description}\n\nExit codes: 0 success, 2 wrong usage, 10 source not available, 11 checkpoint not readable, "
+    "12 checkpoint not supported, 13 check audio not usable, 20 rejected (does not transcribe like the checkpoint), "
+    "30 storage failed, 31 artifact missing or altered, 32 folder not usable, 40 Triton failed, 41 packages missing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class EngineChoice(StrEnum):
+    """Runtime of the acoustic model."""
+
+    onnx = "onnx"
+
+
+class PrecisionChoice(StrEnum):
+    """Type of weights and activations."""
+
+    fp32 = "fp32"
+    fp16 = "fp16"
+
+
+class FrontendChoice(StrEnum):
+    """What computes the features."""
+
+    numpy = "numpy"
+    nemo = "nemo"
+
+
+class WireChoice(StrEnum):
+    """Encoding of the audio on the wire."""
+
+    pcm16 = "pcm16"
+    float32 = "float32"
+    float64 = "float64"
+
+
+ENGINES = {EngineChoice.onnx: Engine.ONNX_RUNTIME}
+FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
+
+Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
+TerminationLog = Annotated[
+    Path | None,
+    typer.Option(help="Write the result as JSON to this file, such as a pod's /dev/termination-log.", dir_okay=False),
+]
+
+
+def _default_work() -> Path:
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(cache) / "asr-operator" / "work"
+
+
+@app.command()
+def build(  # noqa: D417 (the options describe themselves)
+    *,
+    source: Annotated[
+        str, typer.Option(help="Checkpoint: a path, hf:owner/name@revision, or s3://bucket/model.nemo.", show_default=False)
+    ],
+    name: Annotated[str, typer.Option(help="Name of the model, such as english_stt.", show_default=False)],
+    storage: Annotated[
+        str,
+        typer.Option(help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."),
+    ],
+    work: Annotated[Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")] = None,
+    engine: Annotated[EngineChoice, typer.Option(help="Runtime of the acoustic model.")] = EngineChoice.onnx,
+    precision: Annotated[PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")] = PrecisionChoice.fp32,
+    frontend: Annotated[
+        FrontendChoice, typer.Option(help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image.")
+    ] = FrontendChoice.numpy,
+    wire: Annotated[WireChoice, typer.Option(help="Encoding of the audio that clients send.")] = WireChoice.pcm16,
+    max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
+    max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
+    check_audio: Annotated[
+        Path | None,
+        typer.Option(help="Folder of WAV or FLAC files to check with, and transcripts.json if known.", show_default="a set that ships with the package"),
+    ] = None,
+    max_wer_increase_permille: Annotated[int, typer.Option(help="Reject above this word error rate over the checkpoint's.")] = 5,
+    min_token_agreement_permille: Annotated[int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")] = 990,
+    json_log: Json = False,
+    termination_log: TerminationLog = None,
+) -> None:
+    """Build a checkpoint into a checked Triton model repository and publish it.
+
+    The last line on standard output is the artifact's URI. A build that was published before is found, not repeated.
+
+    Example: model-builder build --source english.nemo --name english_stt --storage s3://asr-models/prod
+    """
+    from model_builder import audio_set, pipeline  # noqa: PLC0415
+
+    with _errors_told(termination_log, json_log=json_log):
+        published = pipeline.build(
+            pipeline.Options(
+                source=source,
+                name=name,
+                storage=storage,
+                work=work or _default_work() / name,
+                engine=ENGINES[engine],
+                precision=Precision(precision.upper()),
+                frontend=FRONTENDS[frontend],
+                wire=Wire(wire.upper()),
+                max_batch_size=max_batch_size,
+                max_audio_seconds=max_audio_seconds,
+                check_audio=check_audio or audio_set.SHIPPED,
+                max_wer_increase_permille=max_wer_increase_permille,
+                min_token_agreement_permille=min_token_agreement_permille,
+            ),
+            _reporter(json_log=json_log),
+        )
+        _terminate(termination_log, {"uri": published.uri, "manifestSha256": published.manifest_sha256})
+        print(published.uri)  # noqa: T201 (the result)
+
+
+@app.command()
+def fetch(
+    artifact_uri: Annotated[str, typer.Argument(help="What `build` printed.")],
+    destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create.")],
+    *,
+    manifest_sha256: Annotated[str | None, typer.Option(help="Refuse any manifest but this one.", metavar="HEX")] = None,
+    json_log: Json = False,
+    termination_log: TerminationLog = None,
+) -> None:
+    """Download an artifact, verify every byte, and put it in place in one step: all of it or nothing."""
+    from model_builder import artifact_store  # noqa: PLC0415
+
+    with _errors_told(termination_log, json_log=json_log):
+        artifact_store.fetch(artifact_uri, destination, sha256=manifest_sha256, reporter=_reporter(json_log=json_log))
+        print(destination)  # noqa: T201 (the result)
+
+
+@app.command()
+def verify(
+    target: Annotated[str, typer.Argument(metavar="PATH_OR_URI", help="A fetched folder, or an artifact's URI.")],
+    *,
+    json_log: Json = False,
+) -> None:
+    """Check every byte of an artifact against its manifest."""
+    from model_builder import artifact_store  # noqa: PLC0415
+
+    with _errors_told(None, json_log=json_log):
+        manifest = artifact_store.verify(target, reporter=_reporter(json_log=json_log))
+        print(f"{target}: {len(manifest.files)} files, {manifest.size} bytes, all as published")  # noqa: T201 (the result)
+
+
+@app.command()
+def inspect(
+    target: Annotated[str, typer.Argument(metavar="PATH_OR_URI", help="A fetched folder, an artifact's URI, or a .nemo file.")],
+    *,
+    json_log: Json = False,
+) -> None:
+    """Show what an artifact or a checkpoint is."""
+    from model_builder import artifact_store, checkpoint  # noqa: PLC0415
+    from model_builder.progress import NullReporter  # noqa: PLC0415
+    from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415
+    from model_builder.storage import Storage  # noqa: PLC0415
+
+    with _errors_told(None, json_log=json_log):
+        if target.endswith(".nemo") and "://" not in target:
+            with tempfile.TemporaryDirectory() as folder:
+                found: checkpoint.Description = inspect_stage.run(Path(target), Path(folder) / "checkpoint", NullReporter())
+            _show(
+                {
+                    "class": found.class_name,
+                    "sample rate": found.sample_rate,
+                    "mel bands": found.features,
+                    "subsampling": found.subsampling,
+                    "vocabulary": found.vocabulary_kind,
+                },
+                as_json=json_log,
+            )
+            return
+        storage = Storage(target if "://" in target else Path(target).resolve().as_uri())
+        manifest, _ = artifact_store.read_manifest(storage)
+        if json_log:
+            print(manifest.to_json().decode(), end="")  # noqa: T201 (the result)
+            return
+        _show(_artifact_rows(manifest), as_json=False)
+
+
+def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
+    recipe, provenance, gate, check = manifest.recipe, manifest.provenance, manifest.gate, manifest.check
+    wer = gate.get("wer")
+    baseline = gate.get("checkpoint_wer")
+    return {
+        "model": recipe.model_name,
+        "build key": manifest.build_key,
+        "engine": f"{recipe.engine}  {recipe.precision}  {recipe.frontend} front end  {recipe.wire}",
+        "limits": f"{recipe.max_audio_seconds} s audio  batch {recipe.max_batch_size}",
+        "checkpoint": f"{provenance.source}  sha256 {recipe.checkpoint_sha256[:12]}",
+        "class": f"{provenance.checkpoint_class}  {provenance.parameters / 1e6:.2f} M parameters",
+        "WER": f"{wer:.2%} served" + (f", {baseline:.2%} by NeMo" if baseline is not None else " against NeMo"),
+        "agreement": f"{gate['text_agreement']:.2%} of texts  {gate['token_agreement']:.2%} of tokens like NeMo's",
+        "differences": f"features ≤ {check['max_feature_difference']:.1e}  log-probabilities ≤ {check['max_logprob_difference']:.1e}",
+        "built": f"{provenance.built_at:%Y-%m-%d %H:%M} UTC",
+        "versions": "  ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+        "files": f"{len(manifest.files)}  {manifest.size / 1e6:.1f} MB",
+    }
+
+
+def _show(rows: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(rows))  # noqa: T201 (the result)
+        return
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for key, value in rows.items():
+        table.add_row(key, str(value))
+    Console().print(table)
+
+
+@app.command()
+def serve(
+    repository_dir: Annotated[Path, typer.Argument(help="A fetched artifact, or any Triton model repository.", exists=True, file_okay=False)],
+    *,
+    grpc_port: Annotated[int, typer.Option(help="gRPC; 8001 is Triton's own default.")] = 8001,
+    http_port: Annotated[int, typer.Option(help="HTTP: /v2/health/ready and the REST API.")] = 8000,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus: /metrics.")] = 8002,
+    json_log: Json = False,
+) -> None:
+    """Serve a repository with a real Triton on this machine until Ctrl-C.
+
+    In NVIDIA's image that is its tritonserver; elsewhere a CPU build from a Python package.
+    """
+    from model_builder import triton  # noqa: PLC0415
+
+    reporter = _reporter(json_log=json_log)
+    with _errors_told(None, json_log=json_log):
+        log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
+        ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
+        reporter.info("Triton starts", version=triton.version(), log=log)
+        with triton.serve(repository_dir, ports=ports, log=log) as server:
+            reporter.info(
+                "ready; stop with Ctrl-C",
+                grpc=ports.grpc_url,
+                http=f"http://{ports.host}:{ports.http}",
+                metrics=f"http://{ports.host}:{ports.metrics}/metrics",
+            )
+            while server.process.poll() is None:
+                time.sleep(0.2)
+        raise BuilderError(f"Triton stopped by itself:\n{triton.errors_in(log)}")
+
+
+def _reporter(*, json_log: bool) -> Reporter:
+    return JsonReporter() if json_log else RichReporter()
+
+
+def _terminate(path: Path | None, result: dict[str, Any]) -> None:
+    if path is not None:
+        path.write_text(json.dumps(result)[:4096], encoding="utf-8")
+
+
+@contextmanager
+def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
+    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code."""
+    try:
+        yield
+    except BuilderError as error:
+        result = {"reason": error.reason, "message": str(error)[:3000], "transient": error.transient}
+        _terminate(termination_log, result)
+        if json_log:
+            JsonReporter().error(str(error), reason=error.reason, exit_code=error.exit_code)
+        else:
+            Console(stderr=True, highlight=False).print(f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep="")
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
+
+
+def main() -> None:
+    """Entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

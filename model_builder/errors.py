@@ -1,0 +1,86 @@
+"""Every way a build can fail, with the exit code that scripts and the operator rely on.
+
+Exit codes are part of the command-line contract: 0 success, 1 an error in this program, 2 wrong usage, and the codes
+below. A `transient` error may pass when the same command is run again; the others need a change first.
+"""
+
+from typing import ClassVar
+
+
+class BuilderError(Exception):
+    """A failure that the user can act on: `reason` for machines, the message for people."""
+
+    reason: ClassVar[str] = "Failed"
+    exit_code: ClassVar[int] = 1
+    transient: ClassVar[bool] = False
+
+
+class SourceError(BuilderError):
+    """The checkpoint could not be fetched."""
+
+    reason = "SourceUnavailable"
+    exit_code = 10
+
+
+class CheckpointError(BuilderError):
+    """The file is not a readable NeMo checkpoint, or is not safe to open."""
+
+    reason = "CheckpointInvalid"
+    exit_code = 11
+
+
+class UnsupportedCheckpointError(BuilderError):
+    """The checkpoint is a NeMo model of a kind that this builder does not serve."""
+
+    reason = "CheckpointUnsupported"
+    exit_code = 12
+
+
+class CheckAudioError(BuilderError):
+    """The check audio is missing or not usable."""
+
+    reason = "CheckAudioInvalid"
+    exit_code = 13
+
+
+class RejectedError(BuilderError):
+    """The exported model does not transcribe like the checkpoint."""
+
+    reason = "Rejected"
+    exit_code = 20
+
+
+class StorageError(BuilderError):
+    """Object storage refused or failed."""
+
+    reason = "StorageUnavailable"
+    exit_code = 30
+    transient = True
+
+
+class ArtifactError(BuilderError):
+    """A published artifact is missing, incomplete or altered."""
+
+    reason = "ArtifactInvalid"
+    exit_code = 31
+
+
+class WorkFolderError(BuilderError):
+    """The local folder cannot be written."""
+
+    reason = "WorkFolderUnusable"
+    exit_code = 32
+
+
+class ServerError(BuilderError):
+    """Triton is not installed, did not start, or stopped."""
+
+    reason = "ServerUnavailable"
+    exit_code = 40
+
+
+class MissingExtraError(BuilderError):
+    """A command needs packages that are not installed."""
+
+    reason = "MissingPackages"
+    exit_code = 41

@@ -1,0 +1,153 @@
+"""A NeMo checkpoint as the reference: adapter of NeMo, imported when a build needs it (NeMo takes 20 s to import)."""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_serving.text import Vocabulary
+from model_builder.checkpoint import SUPPORTED_TEXT, Description
+from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What the checkpoint itself makes of one utterance.
+
+    Attributes:
+        text: NeMo's own greedy transcript.
+        features: [bands, frames] float32, valid frames only.
+        logprobs: [steps, classes] float32, valid steps only.
+    """
+
+    text: str
+    features: Floats
+    logprobs: Floats
+
+    @property
+    def tokens(self) -> npt.NDArray[np.int32]:
+        """[steps] best token of each step."""
+        return self.logprobs.argmax(axis=1).astype(np.int32)
+
+
+def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # dozens, of NeMo's own dependencies
+            logging.getLogger("nv_one_logger").setLevel(logging.CRITICAL)  # telemetry says that it is off
+            import nemo.collections.asr as nemo_asr  # noqa: PLC0415
+            from nemo.utils import logging as nemo_logging  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError(f"NeMo cannot be imported ({error}); pip install 'asr-operator[builder]'") from error
+    nemo_logging.setLevel(logging.ERROR)
+    return nemo_asr
+
+
+class Checkpoint:
+    """A loaded CTC model on the CPU, in evaluation mode."""
+
+    def __init__(self, description: Description) -> None:
+        """Load an unpacked checkpoint.
+
+        Raises:
+            CheckpointError: NeMo refuses it.
+            UnsupportedCheckpointError: It holds no CTC head or a tokenizer that is not supported.
+            MissingExtraError: NeMo is not installed.
+        """
+        nemo_asr = _import()
+        from nemo.core.connectors.save_restore_connector import SaveRestoreConnector  # noqa: PLC0415
+
+        connector = SaveRestoreConnector()
+        connector.model_extracted_dir = str(description.folder)
+        model_class = getattr(nemo_asr.models, description.class_name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                model = model_class.restore_from(
+                    str(description.folder), map_location="cpu", save_restore_connector=connector
+                )
+        except Exception as error:
+            # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
+            first = str(error).strip().splitlines() or [type(error).__name__]
+            raise CheckpointError(f"NeMo cannot load the checkpoint: {first[0][:400]}") from error
+        self.model = model.eval()
+        self.model.encoder.sync_max_audio_length = False
+        self.description = description
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.decoder = getattr(model, "ctc_decoder", None) or model.decoder
+        self.decoding = getattr(model, "ctc_decoding", None) or model.decoding
+        if not hasattr(self.decoder, "vocabulary"):
+            raise UnsupportedCheckpointError(f"the model has no CTC decoder; {SUPPORTED_TEXT}")
+        self.vocabulary = Vocabulary(
+            tokens=tuple(str(token) for token in self.decoder.vocabulary),
+            kind=description.vocabulary_kind,
+            step_seconds=description.step_seconds,
+        )
+
+    @property
+    def encoder(self) -> Any:  # noqa: ANN401
+        """The encoder, a torch module."""
+        return self.model.encoder
+
+    def limit_audio(self, frames: int) -> None:
+        """Cut the encoder's table of positions to `frames` feature frames; it goes into the export as a constant."""
+        self.model.encoder.set_max_audio_length(-(-frames // self.description.subsampling) + 1)
+
+    def untyped(self) -> Any:  # noqa: ANN401
+        """Context in which NeMo's modules take plain tensors, as tracing needs."""
+        from nemo.core.classes.common import typecheck  # noqa: PLC0415
+
+        return typecheck.disable_checks()
+
+    def mel_parts(self) -> dict[str, Any]:
+        """Window, mel bank and constants of the checkpoint's own preprocessor."""
+        featurizer = self.model.preprocessor.featurizer
+        if featurizer.log_zero_guard_type != "add" or isinstance(featurizer.log_zero_guard_value, str):
+            raise UnsupportedCheckpointError("preprocessor.log_zero_guard_type must be 'add' with a number")
+        return {
+            "window": featurizer.window,
+            "mel": featurizer.fb[0],
+            "n_fft": featurizer.n_fft,
+            "hop": featurizer.hop_length,
+            "preemphasis": featurizer.preemph or 0.0,
+            "log_guard": float(featurizer.log_zero_guard_value),
+        }
+
+    def features(self, audio: Floats, lengths: npt.NDArray[np.int32]) -> tuple[Floats, npt.NDArray[np.int32]]:
+        """NeMo's preprocessor: [B, L] and [B, 1] to [B, bands, frames] and [B, 1]."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            features, frames = self.model.preprocessor(
+                input_signal=torch.from_numpy(audio), length=torch.from_numpy(lengths[:, 0]).to(torch.int64)
+            )
+        return features.numpy(), frames.numpy().astype(np.int32)[:, None]
+
+    def reference(self, signals: Sequence[Floats]) -> list[Reference]:
+        """Transcribe utterances [L] one by one, as `transcribe()` with batch size 1 does."""
+        import torch  # noqa: PLC0415
+
+        references = []
+        for signal in signals:
+            lengths = np.array([[signal.size]], dtype=np.int32)
+            features, frames = self.features(signal[None], lengths)
+            with torch.inference_mode():
+                encoded, steps = self.model.encoder(
+                    audio_signal=torch.from_numpy(features), length=torch.from_numpy(frames[:, 0]).to(torch.int64)
+                )
+                logprobs = self.decoder(encoder_output=encoded)
+                hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
+            references.append(
+                Reference(
+                    text=str(hypothesis.text),
+                    features=features[0, :, : frames[0, 0]],
+                    logprobs=logprobs[0, : steps[0]].numpy(),
+                )
+            )
+        return references

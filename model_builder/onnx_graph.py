@@ -1,0 +1,97 @@
+"""Work on ONNX files: joining, precision, running. Adapter of onnx and onnxruntime."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+FRONTEND_PREFIX = "frontend/"
+"""Names of the mel graph's nodes and values start with it: they stay FP32."""
+
+
+def join(frontend: Path, acoustic: Path, target: Path, *, links: Mapping[str, str]) -> None:
+    """Put the mel graph in front of the acoustic graph.
+
+    Args:
+        frontend: ONNX file of the mel graph.
+        acoustic: ONNX file of the acoustic graph.
+        target: Where the joined model goes.
+        links: Outputs of the first to inputs of the second.
+    """
+    import onnx  # noqa: PLC0415
+    from onnx import compose  # noqa: PLC0415
+
+    first = compose.add_prefix(onnx.load(frontend), FRONTEND_PREFIX, rename_inputs=False, rename_edges=True)
+    second = onnx.load(acoustic)
+    joined = compose.merge_models(first, second, io_map=[(FRONTEND_PREFIX + a, b) for a, b in links.items()])
+    onnx.save(joined, target)
+
+
+def to_fp16(source: Path, target: Path) -> None:
+    """Write weights and activations as FP16; features, softmax, lengths, inputs and outputs stay FP32."""
+    import onnx  # noqa: PLC0415
+    from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+
+    model = onnx.load(source)
+    keep = [node.name for node in model.graph.node if node.name.startswith(FRONTEND_PREFIX)]
+    converted = convert_float_to_float16(
+        model,
+        keep_io_types=True,
+        op_block_list=["LogSoftmax", "Softmax", "ReduceMax", "Range", "Floor", "Log", "Sqrt", "ReduceMean"],
+        node_block_list=keep,
+    )
+    onnx.save(converted, target)
+
+
+def summary(path: Path) -> dict[str, Any]:
+    """Check a model and say what is in it.
+
+    Raises:
+        onnx.checker.ValidationError: The graph is not valid.
+    """
+    import onnx  # noqa: PLC0415
+
+    onnx.checker.check_model(str(path))
+    model = onnx.load(path, load_external_data=False)
+    return {
+        "nodes": len(model.graph.node),
+        "opset": next(item.version for item in model.opset_import if item.domain in {"", "ai.onnx"}),
+        "bytes": path.stat().st_size,
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries behind this adapter."""
+    import onnx  # noqa: PLC0415
+    import onnxruntime  # noqa: PLC0415
+
+    return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+
+
+class Session:
+    """ONNX Runtime on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the module is loaded
+        import onnxruntime  # noqa: PLC0415
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self.inputs = [item.name for item in self._session.get_inputs()]
+        self.outputs = [item.name for item in self._session.get_outputs()]
+
+    def run(self, feed: Arrays, outputs: Sequence[str] | None = None) -> Arrays:
+        """Run once."""
+        names = list(outputs or self.outputs)
+        return dict(zip(names, self._session.run(names, feed), strict=True))
+
+
+def finite(arrays: Mapping[str, npt.NDArray[Any]]) -> bool:
+    """Whether no array holds NaN or infinity."""
+    return all(bool(np.isfinite(array).all()) for array in arrays.values())

@@ -1,0 +1,147 @@
+"""How long work reports itself: progress bars for people, JSON lines for pods.
+
+The library calls a `Reporter`; only the command line chooses which.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+
+class Task(Protocol):
+    """One piece of work under way."""
+
+    def advance(self, amount: float = 1) -> None:
+        """`amount` more units are done."""
+
+    def note(self, text: str) -> None:
+        """Say what is being done now, or what came of it."""
+
+
+class Reporter(Protocol):
+    """Receives what a command is doing."""
+
+    def info(self, message: str, **fields: object) -> None:
+        """A line worth keeping."""
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None) -> Iterator[Task]:
+        """Show `name` while the block runs; `total` in the units of `advance`, None when not known."""
+        yield NullTask()
+
+
+class NullTask:
+    """Shows nothing."""
+
+    def advance(self, amount: float = 1) -> None:
+        """Nothing to show."""
+
+    def note(self, text: str) -> None:
+        """Nothing to show."""
+
+
+class NullReporter:
+    """Shows nothing: for use as a library."""
+
+    def info(self, message: str, **fields: object) -> None:
+        """Nothing to show."""
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None) -> Iterator[Task]:  # noqa: ARG002
+        """Nothing to show."""
+        yield NullTask()
+
+
+class JsonReporter:
+    """One JSON object a line on standard error, for logs that machines read."""
+
+    def _write(self, level: str, message: str, **fields: object) -> None:
+        record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
+        sys.stderr.write(json.dumps(record | fields, default=str) + "\n")
+        sys.stderr.flush()
+
+    def info(self, message: str, **fields: object) -> None:
+        """Write one line."""
+        self._write("info", message, **fields)
+
+    def error(self, message: str, **fields: object) -> None:
+        """Write one line of level error."""
+        self._write("error", message, **fields)
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None) -> Iterator[Task]:
+        """Write a line when the task starts and when it ends."""
+        started = time.monotonic()
+        self._write("info", "started", task=name, total=total)
+        task = _JsonTask()
+        yield task
+        self._write("info", "finished", task=name, seconds=round(time.monotonic() - started, 3), note=task.last)
+
+
+class _JsonTask(NullTask):
+    last: str | None = None
+
+    def note(self, text: str) -> None:
+        self.last = text
+
+
+class RichReporter:
+    """Progress bars on standard error. Without a terminal each task is one line."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
+
+    def info(self, message: str, **fields: object) -> None:
+        """Print a line above the bars."""
+        details = "  ".join(f"[dim]{key}[/]={value}" for key, value in fields.items())
+        self._console.print(message + ("  " + details if details else ""), soft_wrap=True)
+
+    @contextmanager
+    def task(self, name: str, total: float | None = None) -> Iterator[Task]:
+        """A bar that leaves one line with a tick and the time it took."""
+        started = time.monotonic()
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(bar_width=30),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
+        shown = _RichTask()
+        try:
+            with Progress(
+                *columns, console=self._console, transient=True, disable=not self._console.is_terminal
+            ) as progress:
+                shown.progress = progress
+                shown.identity = progress.add_task(name, total=total, note="")
+                yield shown
+        except BaseException:
+            self._line("[red]✗[/]", name, started, shown.last)
+            raise
+        self._line("[green]✓[/]", name, started, shown.last)
+
+    def _line(self, mark: str, name: str, started: float, note: str) -> None:
+        self._console.print(f"{mark} {name:<12} {time.monotonic() - started:6.1f} s  [dim]{note}[/]", soft_wrap=True)
+
+
+class _RichTask:
+    def __init__(self) -> None:
+        self.progress: Progress | None = None
+        self.identity = None
+        self.last = ""
+
+    def advance(self, amount: float = 1) -> None:
+        if self.progress is not None and self.identity is not None:
+            self.progress.advance(self.identity, amount)
+
+    def note(self, text: str) -> None:
+        self.last = text
+        if self.progress is not None and self.identity is not None:
+            self.progress.update(self.identity, note=text)

@@ -1,0 +1,1 @@
+"""Writes the Triton model repository."""

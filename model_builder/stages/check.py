@@ -1,0 +1,154 @@
+"""Stage `check`: ONNX Runtime against NeMo on real audio, alone and padded into batches."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_serving import tensors
+from model_builder import accuracy
+from model_builder.audio_set import AudioSet
+from model_builder.errors import RejectedError
+from model_builder.nemo import Checkpoint, Reference
+from model_builder.onnx_graph import Arrays, Session, finite
+from model_builder.progress import Reporter
+from model_builder.recipe import Frontend, Precision, Recipe
+
+MAX_FEATURE_DIFFERENCE = 1e-2
+"""In units of a band's deviation. Differences of 1e-4 are usual; a wrong window or mel bank gives tenths."""
+MAX_LOGPROB_DIFFERENCE_FP32 = 1e-2
+BATCH_SIZES = (1, 4, 16)
+
+
+@dataclass(slots=True)
+class Figures:
+    """Greatest differences over all utterances and batch sizes."""
+
+    max_feature_difference: float = 0.0
+    mean_feature_difference: float = 0.0
+    max_logprob_difference: float = 0.0
+    token_agreement: float = 1.0
+    utterances: int = 0
+    seconds: float = 0.0
+    by_batch_size: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+def run(
+    checkpoint: Checkpoint, mel: Path, model: Path, audio: AudioSet, *, recipe: Recipe, reporter: Reporter
+) -> tuple[dict[str, Any], list[Reference]]:
+    """Compare features, log-probabilities, tokens and lengths; returns the figures and NeMo's own transcripts.
+
+    Raises:
+        RejectedError: NaN or infinity, a wrong length, or a difference above the threshold.
+    """
+    signals = [utterance.samples for utterance in audio.utterances]
+    figures = Figures(utterances=len(signals), seconds=round(audio.seconds, 1))
+    total = len(signals) * (len(BATCH_SIZES) + 2)
+    with reporter.task("check", total) as task:
+        task.note("NeMo transcribes the check audio")
+        references = []
+        for signal in signals:
+            references += checkpoint.reference([signal])
+            task.advance()
+        _compare_features(Session(mel), signals, references, figures)
+        task.advance(len(signals))
+        session = Session(model)
+        for size in BATCH_SIZES:
+            if size > recipe.max_batch_size:
+                continue
+            task.note(f"ONNX Runtime, batches of {size}")
+            worst, tokens = 0.0, []
+            for batch in _batches(signals, size):
+                outputs = _run(session, checkpoint, [signals[index] for index in batch], recipe, seed=size)
+                for row, index in enumerate(batch):
+                    worst = max(worst, _compare(outputs, row, references[index], audio.utterances[index].name))
+                    tokens.append((index, outputs["tokens"][row, : references[index].tokens.size]))
+                task.advance(len(batch))
+            ordered = [values for _, values in sorted(tokens, key=lambda item: item[0])]
+            agreement = accuracy.token_agreement([reference.tokens for reference in references], ordered)
+            figures.by_batch_size[str(size)] = {"max_logprob_difference": worst, "token_agreement": agreement}
+            figures.max_logprob_difference = max(figures.max_logprob_difference, worst)
+            figures.token_agreement = min(figures.token_agreement, agreement)
+        task.note(
+            f"features ≤ {figures.max_feature_difference:.1e}  log-probabilities ≤ "
+            f"{figures.max_logprob_difference:.1e}  tokens {figures.token_agreement:.2%}"
+        )
+        _judge(figures, recipe)
+    return asdict(figures), references
+
+
+def _judge(figures: Figures, recipe: Recipe) -> None:
+    if figures.max_feature_difference > MAX_FEATURE_DIFFERENCE:
+        raise RejectedError(
+            f"features differ from NeMo's by {figures.max_feature_difference:.3g}; at most {MAX_FEATURE_DIFFERENCE:g} is accepted"
+        )
+    fp32 = recipe.precision is Precision.FP32
+    if fp32 and figures.max_logprob_difference > MAX_LOGPROB_DIFFERENCE_FP32:
+        raise RejectedError(
+            f"log-probabilities differ from NeMo's by {figures.max_logprob_difference:.3g}; at most "
+            f"{MAX_LOGPROB_DIFFERENCE_FP32:g} is accepted"
+        )
+    if figures.token_agreement * 1000 < recipe.min_token_agreement_permille:
+        raise RejectedError(
+            f"{figures.token_agreement:.2%} of the tokens agree with NeMo's; at least "
+            f"{recipe.min_token_agreement_permille / 10:g} % are required"
+        )
+
+
+def _batches(signals: Sequence[npt.NDArray[np.float32]], size: int) -> list[list[int]]:
+    """Long and short utterances side by side, so that padding is as large as it gets."""
+    by_length = sorted(range(len(signals)), key=lambda index: signals[index].size)
+    mixed = [by_length[index // 2] if index % 2 == 0 else by_length[-1 - index // 2] for index in range(len(by_length))]
+    return [mixed[start : start + size] for start in range(0, len(mixed), size)]
+
+
+def _noisy_pad(
+    signals: Sequence[npt.NDArray[np.float32]], seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Pad with noise: a graph that masks its padding gives the same text whatever lies there."""
+    random = np.random.default_rng(seed)
+    longest = max(signal.size for signal in signals)
+    batch = random.normal(0, 0.1, (len(signals), longest)).astype(np.float32)
+    for row, signal in zip(batch, signals, strict=True):
+        row[: signal.size] = signal
+    return batch, np.array([[signal.size] for signal in signals], dtype=np.int32)
+
+
+def _run(
+    session: Session, checkpoint: Checkpoint, signals: list[npt.NDArray[np.float32]], recipe: Recipe, *, seed: int
+) -> Arrays:
+    audio, lengths = _noisy_pad(signals, seed)
+    if recipe.frontend is Frontend.NUMPY:
+        return session.run({tensors.AUDIO.name: audio, tensors.AUDIO_LENGTH.name: lengths})
+    features, frames = checkpoint.features(audio, lengths)
+    return session.run({"processed_signal": features, tensors.PROCESSED_SIGNAL_LENGTH.name: frames})
+
+
+def _compare_features(
+    session: Session, signals: list[npt.NDArray[np.float32]], references: list[Reference], figures: Figures
+) -> None:
+    means = []
+    for signal, reference in zip(signals, references, strict=True):
+        # Padded with noise to twice its length, against NeMo's features of the utterance alone.
+        audio, lengths = _noisy_pad([signal, np.zeros(2 * signal.size, dtype=np.float32)], seed=0)
+        features = session.run({tensors.AUDIO.name: audio[:1], tensors.AUDIO_LENGTH.name: lengths[:1]})["processed_signal"]
+        difference = np.abs(features[0, :, : reference.features.shape[1]] - reference.features)
+        if not finite({"features": difference}):
+            raise RejectedError("the mel graph gives NaN or infinite features")
+        figures.max_feature_difference = max(figures.max_feature_difference, float(difference.max()))
+        means.append(float(difference.mean()))
+    figures.mean_feature_difference = float(np.mean(means))
+
+
+def _compare(outputs: Arrays, row: int, reference: Reference, name: str) -> float:
+    """Greatest difference of the log-probabilities over the valid steps."""
+    steps = int(outputs["encoded_length"][row, 0])
+    if steps != len(reference.logprobs):
+        raise RejectedError(f"{name}: the graph says {steps} encoder steps, NeMo {len(reference.logprobs)}")
+    logprobs = outputs["logprobs"][row, :steps]
+    if not finite({"logprobs": logprobs}):
+        raise RejectedError(f"{name}: log-probabilities are NaN or infinite")
+    return float(np.abs(logprobs - reference.logprobs).max())

@@ -1,0 +1,45 @@
+"""Stage `export`: encoder and CTC head to ONNX, with argmax and lengths in the graph."""
+
+from pathlib import Path
+from typing import Any
+
+from asr_serving import tensors
+from model_builder import onnx_graph
+from model_builder.nemo import Checkpoint
+from model_builder.progress import Reporter
+
+EXAMPLE_FRAMES = 401
+"""Any length will do; an odd one shows constants that should have been variable."""
+
+
+def run(checkpoint: Checkpoint, target: Path, *, max_frames: int, reporter: Reporter) -> dict[str, Any]:
+    """Write the acoustic graph from features to tokens.
+
+    Args:
+        checkpoint: The loaded model.
+        target: The ONNX file.
+        max_frames: Feature frames of the longest audio; sizes the table of positions.
+        reporter: Told of the progress.
+    """
+    import torch  # noqa: PLC0415
+
+    from model_builder import torch_graph  # noqa: PLC0415
+
+    with reporter.task("export") as task:
+        checkpoint.limit_audio(max_frames)
+        features = checkpoint.description.features
+        example = (
+            torch.randn(2, features, EXAMPLE_FRAMES),
+            torch.tensor([[EXAMPLE_FRAMES], [EXAMPLE_FRAMES - 100]], dtype=torch.int32),
+        )
+        with checkpoint.untyped():
+            torch_graph.export(
+                torch_graph.CtcHead(checkpoint.encoder, checkpoint.decoder),
+                target,
+                inputs=(tensors.processed_signal(features), tensors.PROCESSED_SIGNAL_LENGTH),
+                outputs=(*tensors.ACOUSTIC, tensors.logprobs(len(checkpoint.vocabulary.tokens) + 1)),
+                example=example,
+            )
+        result = onnx_graph.summary(target)
+        task.note(f"{checkpoint.parameters / 1e6:.2f} M parameters  {result['nodes']} nodes  {result['bytes'] / 1e6:.1f} MB")
+    return result

@@ -1,0 +1,40 @@
+"""Stage `frontend`: the mel graph, joined in front of the acoustic graph; then the precision."""
+
+from pathlib import Path
+from typing import Any
+
+from asr_serving import tensors
+from model_builder import onnx_graph
+from model_builder.nemo import Checkpoint
+from model_builder.progress import Reporter
+from model_builder.recipe import Frontend, Precision, Recipe
+
+
+def run(checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe, reporter: Reporter) -> tuple[Path, Path]:
+    """Write `frontend.onnx` (audio to features) and `model.onnx` (what Triton serves); returns both paths."""
+    import torch  # noqa: PLC0415
+
+    from model_builder import torch_graph  # noqa: PLC0415
+
+    mel, joined, model = folder / "frontend.onnx", folder / "joined.onnx", folder / "model.onnx"
+    with reporter.task("frontend") as task:
+        features = tensors.processed_signal(checkpoint.description.features)
+        torch_graph.export(
+            torch_graph.LogMel(torch_graph.MelRecipe(**checkpoint.mel_parts())),
+            mel,
+            inputs=(tensors.AUDIO, tensors.AUDIO_LENGTH),
+            outputs=(features, tensors.PROCESSED_SIGNAL_LENGTH),
+            example=(torch.randn(2, 16_001), torch.tensor([[16_001], [9_000]], dtype=torch.int32)),
+        )
+        if recipe.frontend is Frontend.NUMPY:
+            links = {tensor.name: tensor.name for tensor in (features, tensors.PROCESSED_SIGNAL_LENGTH)}
+            onnx_graph.join(mel, acoustic, joined, links=links)
+        else:
+            joined = acoustic
+        if recipe.precision is Precision.FP16:
+            onnx_graph.to_fp16(joined, model)
+        else:
+            joined.replace(model)
+        result: dict[str, Any] = onnx_graph.summary(model)
+        task.note(f"{recipe.frontend} front end  {recipe.precision}  {result['bytes'] / 1e6:.1f} MB")
+    return mel, model

@@ -1,0 +1,135 @@
+"""Stage `gate`: a real Triton serves the repository, and transcribes the check audio as a user would.
+
+Three ways through it must agree with NeMo: the model `N`, the ensemble, and preprocessing and acoustic model called by
+hand, which shows the tokens.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_client.transcription import TranscriptionError, channel, gather_bounded, infer, transcribe_all
+from asr_serving import tensors
+from asr_serving.tensors import model_names
+from model_builder import accuracy, triton
+from model_builder.audio_set import AudioSet
+from model_builder.errors import RejectedError
+from model_builder.nemo import Reference
+from model_builder.progress import Reporter, Task
+from model_builder.recipe import Recipe
+from model_builder.repository.config import acoustic_inputs
+
+CONCURRENCY = 32
+
+
+def run(
+    repository: Path, audio: AudioSet, references: list[Reference], *, recipe: Recipe, log: Path, reporter: Reporter
+) -> dict[str, Any]:
+    """Transcribe, compare, decide; returns the figures.
+
+    Raises:
+        RejectedError: Word error rate or token agreement is past the recipe's thresholds, or a request failed.
+        ServerError: Triton did not start.
+    """
+    names = model_names(recipe.model_name)
+    with reporter.task("gate", 3 * len(references)) as task:
+        task.note("Triton starts")
+        with triton.serve(repository, log=log) as server:
+            url = server.ports.grpc_url
+            task.note("Triton transcribes the check audio")
+            texts = {
+                role: _texts(url, names[role], audio, task) for role in ("scheduler", "ensemble")
+            }
+            tokens = asyncio.run(_tokens(url, recipe, audio, task))
+        figures = _figures(texts, tokens, audio, references)
+        figures["server"] = triton.version()
+        told = "" if figures["checkpoint_wer"] is None else f"WER {figures['wer']:.2%} (NeMo {figures['checkpoint_wer']:.2%})  "
+        task.note(f"{told}texts {figures['text_agreement']:.2%}  tokens {figures['token_agreement']:.2%} like NeMo's")
+        _judge(figures, recipe)
+    return figures
+
+
+def _texts(url: str, model: str, audio: AudioSet, task: Task) -> list[str]:
+    results = transcribe_all(
+        url,
+        model,
+        [utterance.signal for utterance in audio.utterances],
+        concurrency=CONCURRENCY,
+        done=lambda _index, _result: task.advance(),
+    )
+    texts = []
+    for utterance, result in zip(audio.utterances, results, strict=True):
+        if isinstance(result, TranscriptionError):
+            raise RejectedError(f"{model} failed on {utterance.name}: {result}")
+        texts.append(result.text)
+    return texts
+
+
+async def _tokens(url: str, recipe: Recipe, audio: AudioSet, task: Task) -> list[npt.NDArray[np.int32]]:
+    names = model_names(recipe.model_name)
+    # Only the names matter here, not how many mel bands there are.
+    between = [tensor.name for tensor in acoustic_inputs(recipe, features=1)]
+    signal = tensors.audio_signal(recipe.wire)
+    dtype = {"INT16": np.int16, "FP32": np.float32, "FP64": np.float64}[signal.dtype]
+    found: dict[int, npt.NDArray[np.int32]] = {}
+    async with channel(url) as grpc:
+
+        async def one(index: int) -> None:
+            utterance = audio.utterances[index]
+            sent = utterance.signal if dtype is np.int16 else utterance.samples.astype(dtype)
+            fed = await infer(grpc, names["preprocessing"], {signal.name: sent[None]}, between)
+            given = await infer(grpc, names["onnx"], fed, [tensor.name for tensor in tensors.ACOUSTIC])
+            found[index] = given["tokens"][0, : given["encoded_length"].item()]
+            task.advance()
+
+        try:
+            await gather_bounded([lambda index=index: one(index) for index in range(len(audio.utterances))], CONCURRENCY)
+        except TranscriptionError as error:
+            raise RejectedError(f"{names['preprocessing']} or {names['onnx']} failed: {error}") from error
+    return [found[index] for index in range(len(found))]
+
+
+def _figures(
+    texts: dict[str, list[str]],
+    tokens: list[npt.NDArray[np.int32]],
+    audio: AudioSet,
+    references: list[Reference],
+) -> dict[str, Any]:
+    own = [reference.text for reference in references]
+    served = texts["scheduler"]
+    agree = [a == b == c for a, b, c in zip(own, served, texts["ensemble"], strict=True)]
+    truth = audio.texts
+    # Without known texts the checkpoint's own transcripts are the truth: any word that differs counts.
+    measured = {role: accuracy.word_error_rate(truth or own, found) for role, found in texts.items()}
+    baseline = accuracy.word_error_rate(truth, own) if truth else None
+    return {
+        "utterances": len(own),
+        "wer": measured["scheduler"],
+        "ensemble_wer": measured["ensemble"],
+        "checkpoint_wer": baseline,
+        "wer_increase": max(measured.values()) - (baseline or 0.0),
+        "text_agreement": sum(agree) / len(agree),
+        "token_agreement": accuracy.token_agreement([reference.tokens for reference in references], tokens),
+        "transcripts": [
+            {"file": utterance.name, "text": utterance.text, "checkpoint": mine, "served": got}
+            for utterance, mine, got in zip(audio.utterances, own, served, strict=True)
+        ],
+    }
+
+
+def _judge(figures: dict[str, Any], recipe: Recipe) -> None:
+    differing = [item for item in figures["transcripts"] if item["checkpoint"] != item["served"]]
+    example = f"; {differing[0]['file']}: NeMo {differing[0]['checkpoint']!r}, served {differing[0]['served']!r}" if differing else ""
+    if figures["wer_increase"] * 1000 > recipe.max_wer_increase_permille:
+        raise RejectedError(
+            f"served word error rate is {figures['wer_increase']:.2%} above the checkpoint's; at most "
+            f"{recipe.max_wer_increase_permille / 10:g} % is accepted{example}"
+        )
+    if figures["token_agreement"] * 1000 < recipe.min_token_agreement_permille:
+        raise RejectedError(
+            f"{figures['token_agreement']:.2%} of the served tokens agree with NeMo's; at least "
+            f"{recipe.min_token_agreement_permille / 10:g} % are required{example}"
+        )

@@ -1,0 +1,29 @@
+"""Stage `publish`: the repository to object storage, its manifest last."""
+
+from pathlib import Path
+from typing import Any
+
+from model_builder import artifact_store
+from model_builder.progress import Reporter
+from model_builder.recipe import Recipe
+from model_builder.storage import Storage
+
+
+def run(
+    repository: Path,
+    storage: Storage,
+    *,
+    recipe: Recipe,
+    provenance: dict[str, Any],
+    check: dict[str, Any],
+    gate: dict[str, Any],
+    reporter: Reporter,
+) -> artifact_store.Published:
+    """Publish what the gate accepted.
+
+    Raises:
+        StorageError: Storage refused or failed; nothing is visible then, and the next run continues.
+    """
+    return artifact_store.publish(
+        repository, storage, recipe=recipe, provenance=provenance, check=check, gate=gate, reporter=reporter
+    )

@@ -1,0 +1,126 @@
+"""The graphs that are exported, as torch modules: adapter of torch.
+
+`LogMel` is NeMo's feature recipe in operations that every ONNX engine has (a convolution in place of an STFT), with
+all padding masked by `where`. `CtcHead` adds what need not leave the device.
+"""
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from asr_serving.tensors import Tensor
+
+OPSET = 17
+STD_GUARD = 1e-5
+"""NeMo adds it to each band's deviation (`nemo.collections.asr.parts.preprocessing.features.CONSTANT`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class MelRecipe:
+    """What defines the features; taken from the checkpoint's own preprocessor.
+
+    Attributes:
+        window: [W] analysis window.
+        mel: [bands, n_fft // 2 + 1] filter bank.
+        n_fft: Points of the transform; the window is centred in it.
+        hop: Samples between frames.
+        preemphasis: Coefficient of the first-order pre-emphasis.
+        log_guard: Added to each mel power before the logarithm.
+    """
+
+    window: torch.Tensor
+    mel: torch.Tensor
+    n_fft: int
+    hop: int
+    preemphasis: float
+    log_guard: float
+
+
+class LogMel(nn.Module):
+    """Audio [B, L] float32 and samples [B, 1] int32 to features [B, bands, L // hop + 1] and frames [B, 1] int32.
+
+    Pre-emphasis, windowed power spectrum with zero-padded centres, mel bands, log, and per band the mean removed and the
+    deviation (N - 1) divided out over the true length; zero behind it. The recipe is that of NeMo's FilterbankFeatures.
+    """
+
+    def __init__(self, recipe: MelRecipe) -> None:
+        super().__init__()
+        window = recipe.window.to(torch.float64)
+        offset = (recipe.n_fft - window.numel()) // 2
+        time = torch.arange(offset, offset + window.numel(), dtype=torch.int64)
+        frequency = torch.arange(recipe.n_fft // 2 + 1, dtype=torch.int64)[:, None]
+        # The phase is reduced in integers first: large angles lose digits.
+        angle = (frequency * time % recipe.n_fft).to(torch.float64) * (2 * torch.pi / recipe.n_fft)
+        kernel = torch.cat([torch.cos(angle) * window, torch.sin(angle) * window])
+        self.register_buffer("kernel", kernel.to(torch.float32)[:, None, :])
+        self.register_buffer("mel", recipe.mel.to(torch.float32)[:, :, None].clone())
+        self._padding = recipe.n_fft // 2 - offset
+        self._hop = recipe.hop
+        self._preemphasis = recipe.preemphasis
+        self._log_guard = recipe.log_guard
+
+    def forward(self, audio: torch.Tensor, audio_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compute the features."""
+        zero = torch.zeros((), dtype=audio.dtype)
+        inside = torch.arange(audio.shape[1])[None, :] < audio_length
+        audio = torch.where(inside, audio, zero)
+        emphasised = torch.cat([audio[:, :1], audio[:, 1:] - self._preemphasis * audio[:, :-1]], dim=1)
+        emphasised = torch.where(inside, emphasised, zero)
+        spectrum = functional.conv1d(emphasised[:, None, :], self.kernel, stride=self._hop, padding=self._padding)
+        real, imaginary = spectrum.chunk(2, dim=1)
+        features = torch.log(functional.conv1d(real * real + imaginary * imaginary, self.mel) + self._log_guard)
+
+        frames = torch.div(audio_length, self._hop, rounding_mode="floor")
+        valid = (torch.arange(features.shape[2])[None, :] < frames)[:, None, :]
+        count = frames[:, :, None].to(features.dtype)
+        mean = torch.where(valid, features, zero).sum(dim=2, keepdim=True) / count
+        centred = torch.where(valid, features - mean, zero)
+        deviation = torch.sqrt((centred * centred).sum(dim=2, keepdim=True) / (count - 1))
+        return centred / (deviation + STD_GUARD), frames.to(torch.int32)
+
+
+class CtcHead(nn.Module):
+    """Features [B, bands, T] and frames [B, 1] to best tokens, their log-probabilities, lengths and all log-probabilities."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+
+    def forward(self, processed_signal: torch.Tensor, processed_signal_length: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Run encoder and decoder; argmax and lengths in the graph."""
+        encoded, lengths = self.encoder(
+            audio_signal=processed_signal, length=processed_signal_length[:, 0].to(torch.int64)
+        )
+        logprobs = self.decoder(encoder_output=encoded)
+        token_logprobs, tokens = logprobs.max(dim=2)
+        return tokens.to(torch.int32), token_logprobs, lengths[:, None].to(torch.int32), logprobs
+
+
+def export(
+    module: nn.Module, path: Path, *, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], example: tuple[Any, ...]
+) -> None:
+    """Trace `module` with `example` and write it as ONNX, with the names and variable axes of the tensor table."""
+
+    def axes(tensor: Tensor) -> dict[int, str]:
+        named = enumerate(zip(tensor.dims, tensor.axes, strict=True), start=1)
+        return {0: "batch"} | {position: axis for position, (size, axis) in named if size < 0}
+
+    with warnings.catch_warnings(), torch.inference_mode():
+        # The tracer warns of each Python condition on a shape; the check stage shows whether one of them mattered.
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            module.eval(),
+            example,
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[tensor.name for tensor in inputs],
+            output_names=[tensor.name for tensor in outputs],
+            dynamic_axes={tensor.name: axes(tensor) for tensor in (*inputs, *outputs)},
+        )

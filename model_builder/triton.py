@@ -1,0 +1,197 @@
+"""A real Triton on this machine: finding it, starting it, waiting for it, stopping it.
+
+Inside NVIDIA's image that is `tritonserver` with its own backends. Elsewhere it is the server in the `nvidia-pytriton`
+wheel (2.51, CPU) with the Python backend of the wheel and the `onnxruntime` backend of this package.
+"""
+
+import importlib.metadata
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from model_builder.errors import MissingExtraError, ServerError
+
+NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
+LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
+START_SECONDS = 120.0
+STOP_SECONDS = 30.0
+SHARED_MEMORY_BYTES = 16 * 1024 * 1024
+"""Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """TCP ports on `host`."""
+
+    grpc: int
+    http: int
+    metrics: int
+    host: str = "127.0.0.1"
+
+    @classmethod
+    def free(cls) -> "Ports":
+        """Three ports that nobody listens on now."""
+        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
+        try:
+            return cls(*(int(item.getsockname()[1]) for item in sockets))
+        finally:
+            for item in sockets:
+                item.close()
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` for gRPC clients."""
+        return f"{self.host}:{self.grpc}"
+
+
+def version() -> str:
+    """The server that `serve` would start."""
+    if _nvidia_server() is not None:
+        release = os.environ.get("TRITON_SERVER_VERSION", "unknown")
+        return f"{release} (NVIDIA image {os.environ.get('NVIDIA_TRITON_SERVER_VERSION', 'unknown')})"
+    return f"2.51 (nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')})"
+
+
+def _nvidia_server() -> str | None:
+    return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
+
+
+def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
+    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or spec.origin is None:
+        raise MissingExtraError("no Triton on this machine; pip install 'asr-operator[builder]' brings a CPU build of it")
+    package = Path(spec.origin).parent
+    server = package / "tritonserver"
+    minor = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = server / "python_backend_stubs" / minor / "triton_python_backend_stub"
+    if not stub.is_file():
+        raise ServerError(f"the Triton of nvidia-pytriton has no Python backend for Python {minor}")
+    # Copies, not links: Triton refuses a backend whose files lie outside its folder.
+    shutil.copytree(server / "backends" / "python", folder / "python")
+    shutil.copy2(stub, folder / "python" / stub.name)
+    for backend in LOCAL_BACKENDS.iterdir():
+        shutil.copytree(backend, folder / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
+    libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
+    environment = {
+        # The Python backend embeds the interpreter that it finds on PATH: this virtual environment's.
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join([*filter(None, libraries), os.environ.get("LD_LIBRARY_PATH", "")]),
+    }
+    return str(server / "bin" / "tritonserver"), environment
+
+
+def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
+    """The server's command line."""
+    return [
+        binary,
+        f"--model-repository={repository}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=none",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--grpc-address={ports.host}",
+        f"--http-address={ports.host}",
+        f"--metrics-address={ports.host}",
+        f"--grpc-port={ports.grpc}",
+        f"--http-port={ports.http}",
+        f"--metrics-port={ports.metrics}",
+        "--exit-timeout-secs=10",
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running server."""
+
+    ports: Ports
+    process: subprocess.Popen[bytes]
+    log: Path
+
+
+@contextmanager
+def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = None) -> Iterator[Server]:
+    """Run a Triton over `repository` while the block runs; entered when every model is ready.
+
+    Args:
+        repository: A Triton model repository.
+        ports: Where to listen; free ones on loopback if None.
+        log: Where the server's log goes; a temporary file if None.
+
+    Raises:
+        ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
+    """
+    with tempfile.TemporaryDirectory(prefix="triton-") as temporary:
+        folder = Path(temporary)
+        ports = ports or Ports.free()
+        nvidia = _nvidia_server()
+        environment: dict[str, str] = {}
+        if nvidia is None:
+            backends = folder / "backends"
+            backends.mkdir()
+            binary, environment = _assemble_backends(backends)
+        else:
+            backends, binary = NVIDIA_BACKENDS, nvidia
+        log = log or folder / "triton.log"
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                command(repository.resolve(), backends, binary, ports),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=os.environ | environment,
+                start_new_session=True,
+            )
+        try:
+            _await_ready(process, ports, log)
+            yield Server(ports, process, log)
+        finally:
+            _stop(process)
+
+
+def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServerError(f"Triton stopped with exit code {process.returncode}:\n{errors_in(log)}")
+        if b"failed to load" in log.read_bytes():
+            # Triton itself would wait for the other models, and the scheduler model waits for the acoustic one.
+            raise ServerError(f"a model does not load:\n{errors_in(log)}")
+        try:
+            with urllib.request.urlopen(f"http://{ports.host}:{ports.http}/v2/health/ready", timeout=2) as response:
+                if response.status == 200:  # noqa: PLR2004
+                    return
+        except (urllib.error.URLError, OSError):  # not listening yet, or models still loading
+            time.sleep(0.1)
+    raise ServerError(f"Triton was not ready after {START_SECONDS:.0f} s:\n{errors_in(log)}")
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        # Its Python models are its children, in the session that it leads.
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def errors_in(log: Path, lines: int = 12) -> str:
+    """The error lines of a Triton log, or its end when there are none."""
+    text = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line for line in text if line.startswith("E") or "UNAVAILABLE" in line or "rror:" in line]
+    return "\n".join((errors or text)[-lines:])

@@ -1,0 +1,87 @@
+"""From what a client sent to audio that the acoustic model takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from asr_serving.tensors import SAMPLE_RATE
+
+MIN_SAMPLES = 400
+"""One analysis window of 25 ms: less has no two frames, and their deviation is not defined."""
+
+MAX_AMPLITUDE = 10.0
+"""Float audio is in [-1, 1]; resampling may overshoot a little. More is integers sent as floats, or garbage."""
+
+
+class AudioError(ValueError):
+    """The request's audio cannot be transcribed; the message tells the client why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may hold."""
+
+    max_samples: int
+
+    @property
+    def max_seconds(self) -> float:
+        """The same limit in seconds."""
+        return self.max_samples / SAMPLE_RATE
+
+
+def decode(signal: npt.NDArray[np.generic], limits: Limits) -> npt.NDArray[np.float32]:
+    """Check one request's `audio_signal` and convert it.
+
+    Args:
+        signal: [1, L], int16 or float.
+        limits: The longest audio that this model serves.
+
+    Returns:
+        [L] float32 in [-1, 1], a copy that outlives the request.
+
+    Raises:
+        AudioError: Wrong shape, empty, too short, too long, NaN, infinite or out of range.
+    """
+    if signal.ndim != 2 or signal.shape[0] != 1:  # noqa: PLR2004
+        raise AudioError(
+            f"audio_signal has shape {list(signal.shape)}; send one utterance a request, as [1, samples]: "
+            "the server forms batches itself"
+        )
+    samples = signal[0]
+    if samples.size < MIN_SAMPLES:
+        raise AudioError(
+            f"audio_signal has {samples.size} samples; at least {MIN_SAMPLES} ({MIN_SAMPLES / SAMPLE_RATE * 1000:.0f} ms "
+            f"at {SAMPLE_RATE} Hz) are needed"
+        )
+    if samples.size > limits.max_samples:
+        raise AudioError(
+            f"audio_signal is {samples.size / SAMPLE_RATE:.1f} s long; this model takes at most "
+            f"{limits.max_seconds:g} s: cut the audio at a pause"
+        )
+    if samples.dtype == np.int16:
+        return samples.astype(np.float32) / np.float32(32768.0)
+    if not np.isfinite(samples).all():
+        raise AudioError("audio_signal holds NaN or infinite values")
+    if np.abs(samples).max() > MAX_AMPLITUDE:
+        raise AudioError(
+            f"audio_signal reaches {np.abs(samples).max():g}; float audio is expected in [-1, 1]: divide 16-bit integers by 32768"
+        )
+    return samples.astype(np.float32)
+
+
+def pad(signals: Sequence[npt.NDArray[np.float32]], samples: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    """Stack utterances into one batch, zeros behind each.
+
+    Args:
+        signals: B arrays [L_i], none longer than `samples`.
+        samples: Length of the batch.
+
+    Returns:
+        [B, samples] float32 and [B, 1] int32 valid samples.
+    """
+    batch = np.zeros((len(signals), samples), dtype=np.float32)
+    for row, signal in zip(batch, signals, strict=True):
+        row[: signal.size] = signal
+    return batch, np.array([[signal.size] for signal in signals], dtype=np.int32)

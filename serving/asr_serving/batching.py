@@ -1,0 +1,70 @@
+"""Which waiting utterances go into the next batch. Pure: no clock, no threads.
+
+A batch is padded to one of a few shapes, so its cost is that of its longest utterance times its size. The oldest
+utterance always goes first, hence none starves; it is joined by the waiting ones nearest to it in length.
+"""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A padded batch that the acoustic model is fast at."""
+
+    samples: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """The shapes, shortest first, and how much padding a batch may hold.
+
+    Attributes:
+        shapes: Rising in `samples`; the last one takes the longest audio that is served.
+        min_fill: An utterance joins a batch only when it fills at least this share of the padded length.
+    """
+
+    shapes: tuple[Shape, ...]
+    min_fill: float
+
+    def shape_of(self, samples: int) -> Shape:
+        """The smallest shape that holds `samples`.
+
+        Raises:
+            ValueError: It is longer than the longest shape.
+        """
+        index = bisect_left([shape.samples for shape in self.shapes], samples)
+        if index == len(self.shapes):
+            raise ValueError(f"{samples} samples are more than the longest shape, {self.shapes[-1].samples}")
+        return self.shapes[index]
+
+
+def choose(lengths: Sequence[int], grid: Grid) -> tuple[list[int], Shape]:
+    """Pick the next batch.
+
+    The oldest utterance may sit anywhere in the batch's range of lengths: of the shapes that hold it and that it fills
+    well enough, the one that gathers the most utterances wins (the shorter one on a tie).
+
+    Args:
+        lengths: Samples of the waiting utterances, oldest first; not empty.
+        grid: The shapes.
+
+    Returns:
+        Indices into `lengths` (the first is always 0), and the shape to pad to.
+    """
+    oldest = lengths[0]
+    smallest = grid.shape_of(oldest).samples
+    best: list[int] = []
+    for shape in grid.shapes:
+        floor = grid.min_fill * shape.samples
+        if shape.samples < smallest or (shape.samples > smallest and oldest < floor):
+            continue
+        fits = [index for index in range(1, len(lengths)) if floor <= lengths[index] <= shape.samples]
+        # Of too many, those nearest in length: the longest would win each time otherwise, and padding with them.
+        fits.sort(key=lambda index: (abs(lengths[index] - oldest), index))
+        chosen = [0, *fits[: shape.batch - 1]]
+        if len(chosen) > len(best):
+            best = chosen
+    return best, grid.shape_of(max(lengths[index] for index in best))

@@ -1,0 +1,30 @@
+"""NeMo's own preprocessor as the front end: the reference, for images that hold NeMo and torch."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
+
+PREPROCESSOR_FILE = "preprocessor.json"
+
+
+class NemoFrontend:
+    """Callable: audio [B, L] and samples [B, 1] to the acoustic model's inputs by name."""
+
+    def __init__(self, folder: Path) -> None:
+        config = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
+        self._preprocessor = AudioToMelSpectrogramPreprocessor(**config).eval()
+
+    def __call__(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.generic]]:
+        """Compute normalised log-mel features [B, bands, frames] and their lengths [B, 1]."""
+        with torch.inference_mode():
+            features, frames = self._preprocessor(
+                input_signal=torch.from_numpy(audio), length=torch.from_numpy(lengths[:, 0]).to(torch.int64)
+            )
+        return {
+            "processed_signal": features.numpy(),
+            "processed_signal_length": frames.numpy().astype(np.int32)[:, None],
+        }

@@ -1,0 +1,138 @@
+"""Triton model `N`: gathers waiting utterances into full batches of like length, and answers each.
+
+Triton's own batcher closes a batch at the first request of another shape, so mixed lengths reach the acoustic model
+almost one by one. Here `execute` only takes requests in and returns; worker threads pick the next batch from all that
+wait (`batching.choose`), call the acoustic model, decode, and answer each request through its response sender. While
+every worker is busy the next batches gather; an idle server answers at once, without a queue delay.
+"""
+
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import triton_python_backend_utils as pb_utils
+
+from asr_serving import audio, batching, frontend, settings, tensors, text
+from asr_serving.postprocessing import VOCABULARY_FILE, transcript_tensors
+
+ACOUSTIC_READY_SECONDS = 600.0
+"""Triton refuses calls between models until all are loaded: requests that come before that wait this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    samples: npt.NDArray[np.float32]
+    sender: Any
+
+
+class TritonPythonModel:
+    def initialize(self, args: dict[str, Any]) -> None:
+        folder = Path(args["model_repository"]) / args["model_version"]
+        self._settings = settings.Settings.load(folder)
+        self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
+        self._frontend = frontend.load(self._settings.frontend, folder)
+        self._condition = threading.Condition()
+        self._waiting: list[_Waiting] = []
+        self._stopping = False
+        self._acoustic_answered = False
+        self._workers = [
+            threading.Thread(target=self._work, name=f"batch-{index}", daemon=True)
+            for index in range(self._settings.in_flight)
+        ]
+        for worker in self._workers:
+            worker.start()
+
+    def execute(self, requests: list[Any]) -> None:
+        accepted = []
+        for request in requests:
+            sender = request.get_response_sender()
+            try:
+                signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
+                accepted.append(_Waiting(audio.decode(signal, self._settings.limits), sender))
+            except audio.AudioError as error:
+                _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
+        with self._condition:
+            # Back-pressure: past this point requests wait in Triton's queue, where its queue policy governs them.
+            self._condition.wait_for(lambda: self._stopping or len(self._waiting) < self._settings.max_pending)
+            self._waiting.extend(accepted)
+            self._condition.notify_all()
+
+    def finalize(self) -> None:
+        with self._condition:
+            self._stopping = True
+            self._condition.notify_all()
+        for worker in self._workers:
+            worker.join()
+        for waiting in self._waiting:
+            _answer(waiting.sender, _error("the server is stopping", pb_utils.TritonError.UNAVAILABLE))
+
+    def _work(self) -> None:
+        while True:
+            with self._condition:
+                self._condition.wait_for(lambda: self._stopping or self._waiting)
+                if self._stopping:
+                    return
+                lengths = [waiting.samples.size for waiting in self._waiting]
+                indices, shape = batching.choose(lengths, self._settings.grid)
+                batch = [self._waiting[index] for index in indices]
+                taken = set(indices)
+                self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in taken]
+                self._condition.notify_all()
+            try:
+                transcripts = self._transcribe([waiting.samples for waiting in batch], shape.samples)
+            except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
+                message = f"{self._settings.acoustic_model}: {error}"
+                responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in batch]
+            else:
+                responses = [pb_utils.InferenceResponse(transcript_tensors(transcript)) for transcript in transcripts]
+            for waiting, response in zip(batch, responses, strict=True):
+                _answer(waiting.sender, response)
+
+    def _transcribe(self, signals: Sequence[npt.NDArray[np.float32]], samples: int) -> list[text.Transcript]:
+        inputs = self._frontend(*audio.pad(signals, samples))
+        outputs = self._call_acoustic([pb_utils.Tensor(name, array) for name, array in inputs.items()])
+        tokens, logprobs, lengths = (
+            pb_utils.get_output_tensor_by_name(outputs, tensor.name).as_numpy() for tensor in tensors.ACOUSTIC
+        )
+        return [
+            text.transcribe(tokens[row], logprobs[row], int(lengths[row, 0]), self._vocabulary)
+            for row in range(len(signals))
+        ]
+
+    def _call_acoustic(self, inputs: list[Any]) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)
+        deadline = time.monotonic() + ACOUSTIC_READY_SECONDS
+        while True:
+            request = pb_utils.InferenceRequest(
+                model_name=self._settings.acoustic_model,
+                requested_output_names=[tensor.name for tensor in tensors.ACOUSTIC],
+                inputs=inputs,
+                preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
+            )
+            response = request.exec()
+            if not response.has_error():
+                self._acoustic_answered = True
+                return response
+            message = response.error().message()
+            if self._acoustic_answered or "not ready" not in message or time.monotonic() > deadline:
+                raise RuntimeError(message)
+            with self._condition:
+                if self._condition.wait_for(lambda: self._stopping, timeout=0.1):
+                    raise RuntimeError(message)
+
+
+def _error(message: str, code: int) -> Any:  # noqa: ANN401
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
+
+
+def _answer(sender: Any, response: Any) -> None:  # noqa: ANN401
+    """Answer one request. A client that has gone away must not cost the others their worker."""
+    try:
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+    except Exception as error:  # noqa: BLE001 (Triton raises its own exception types)
+        pb_utils.Logger.log_error(f"an answer could not be sent: {error}")
+

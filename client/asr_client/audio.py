@@ -6,7 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-
+from asr_serving.audio import MAX_AMPLITUDE
 from asr_serving.tensors import SAMPLE_RATE
 
 EXTENSIONS = (".wav", ".flac")
@@ -23,7 +23,7 @@ def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.
         [L] int16 at 16 kHz.
 
     Raises:
-        AudioFileError: Not audio, empty, or not readable.
+        AudioFileError: Not audio, empty, not readable, or float samples that are not audio.
     """
     import soundfile  # noqa: PLC0415 (loads libsndfile)
     import soxr  # noqa: PLC0415
@@ -33,14 +33,25 @@ def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.
         content: Path | BinaryIO = source if isinstance(source, Path) else io.BytesIO(source.read())
         samples, rate = soundfile.read(content, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise AudioFileError(f"{shown}: cannot be read as audio ({error})") from error
-    mono = samples.mean(axis=1)
-    if mono.size == 0:
+        raise AudioFileError(f"{shown}: cannot be read as audio ({_reason(error)})") from error
+    if samples.size == 0:
         raise AudioFileError(f"{shown}: holds no samples")
-    if not np.isfinite(mono).all():
+    # Before the mean: infinities of opposite sign would make a warning of it.
+    if not np.isfinite(samples).all():
         raise AudioFileError(f"{shown}: holds NaN or infinite samples")
+    peak = float(np.abs(samples).max())
+    if peak > MAX_AMPLITUDE:
+        raise AudioFileError(f"{shown}: samples reach {peak:g}, but full scale is 1: divide 16-bit integers by 32768")
+    mono = samples.mean(axis=1)
     if rate != SAMPLE_RATE:
         mono = soxr.resample(mono, rate, SAMPLE_RATE)
     # The inverse of int16 / 32768, so that 16-bit files arrive bit for bit.
     scaled: npt.NDArray[np.int16] = np.clip(np.rint(mono * 32768.0), -32768, 32767).astype(np.int16)
+    if scaled.size == 0:
+        raise AudioFileError(f"{shown}: holds less than one sample at {SAMPLE_RATE} Hz")
     return scaled
+
+
+def _reason(error: Exception) -> str:
+    """What libsndfile says, without its repetition of the file's name or of the memory address of a stream."""
+    return str(getattr(error, "error_string", error)).strip()

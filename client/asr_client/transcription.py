@@ -4,14 +4,17 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-
 from asr_serving import tensors
 
 Pcm = npt.NDArray[np.int16]
+
+CONNECT_SECONDS = 20.0
+"""A server that takes longer to say what a model is is not there, or is something else."""
 
 
 class TranscriptionError(Exception):
@@ -23,6 +26,10 @@ class TranscriptionError(Exception):
     def __init__(self, message: str, status: str | None = None) -> None:
         super().__init__(message)
         self.status = status
+
+
+class ServerUnavailableError(TranscriptionError):
+    """No server there, or it does not serve the model: no request can succeed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +53,29 @@ class Transcript:
 class Client:
     """One connection to one model. Use `connect`."""
 
-    def __init__(self, grpc: Any, model: str, wire: str) -> None:  # noqa: ANN401 (tritonclient has no types)
+    def __init__(
+        self,
+        grpc: Any,  # noqa: ANN401 (tritonclient has no types)
+        model: str,
+        wire: str,
+        timeout: float | None = None,
+    ) -> None:
         self._grpc = grpc
         self._model = model
         self._wire = wire
+        self._timeout = timeout
+
+    @property
+    def grpc(self) -> Any:  # noqa: ANN401
+        """The open `tritonclient.grpc.aio` client, to ask the server about itself."""
+        return self._grpc
 
     def encode(self, signal: Pcm) -> npt.NDArray[Any]:
         """Int16 samples [L] in the encoding that the model takes, [1, L]."""
         if self._wire == "INT16":
             return signal[None]
-        dtype = np.float32 if self._wire == "FP32" else np.float64
-        return (signal.astype(dtype) / dtype(32768))[None]
+        scaled = signal[None] / np.float64(32768)
+        return scaled.astype(np.float32) if self._wire == "FP32" else scaled
 
     async def transcribe(self, signal: Pcm) -> Transcript:
         """Transcribe one utterance [L].
@@ -64,7 +83,19 @@ class Client:
         Raises:
             TranscriptionError: The server refused it, failed or is gone.
         """
-        outputs = await self.infer(self.encode(signal), [tensor.name for tensor in tensors.TRANSCRIPT])
+        return _transcript(await self.infer(self.encode(signal), [tensor.name for tensor in tensors.TRANSCRIPT]))
+
+    async def infer(self, signal: npt.NDArray[Any], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        """Send `audio_signal` as it is and return the named outputs.
+
+        Raises:
+            TranscriptionError: The server refused it, failed or is gone.
+        """
+        return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=self._timeout)
+
+
+def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
+    try:
         words = [word.decode() for word in outputs["words"].ravel()]
         offsets = outputs["word_offsets"].reshape(-1, 2)
         return Transcript(
@@ -75,14 +106,9 @@ class Client:
                 for word, (start, end) in zip(words, offsets, strict=True)
             ),
         )
-
-    async def infer(self, signal: npt.NDArray[Any], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
-        """Send `audio_signal` as it is and return the named outputs.
-
-        Raises:
-            TranscriptionError: The server refused it, failed or is gone.
-        """
-        return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs)
+    except (IndexError, ValueError) as error:
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise TranscriptionError(f"the answer is not a transcript ({error}): {shapes}") from error
 
 
 async def infer(
@@ -90,11 +116,20 @@ async def infer(
     model: str,
     inputs: dict[str, npt.NDArray[Any]],
     outputs: Sequence[str],
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 (gRPC sends this deadline to the server, which then gives up too)
 ) -> dict[str, npt.NDArray[Any]]:
     """One inference request over an open `tritonclient.grpc.aio` client.
 
+    Args:
+        grpc: The client.
+        model: The model.
+        inputs: Arrays with the batch axis in front, by name.
+        outputs: Names of the outputs to return.
+        timeout: Seconds to wait for the answer, None for ever.
+
     Raises:
-        TranscriptionError: The server refused it, failed or is gone.
+        TranscriptionError: The server refused it, failed, is gone, or did not answer in time.
     """
     from tritonclient.grpc import InferInput, InferRequestedOutput  # noqa: PLC0415
     from tritonclient.utils import InferenceServerException, np_to_triton_dtype  # noqa: PLC0415
@@ -104,32 +139,53 @@ async def infer(
         sent.append(InferInput(name, list(array.shape), np_to_triton_dtype(array.dtype)))
         sent[-1].set_data_from_numpy(array)
     try:
-        result = await grpc.infer(model, sent, outputs=[InferRequestedOutput(name) for name in outputs])
+        result = await grpc.infer(
+            model, sent, outputs=[InferRequestedOutput(name) for name in outputs], client_timeout=timeout
+        )
     except InferenceServerException as error:
-        raise TranscriptionError(error.message(), error.status()) from error
-    return {name: result.as_numpy(name) for name in outputs}
+        message = error.message()
+        if error.status() == "StatusCode.DEADLINE_EXCEEDED":
+            message = f"no answer within {timeout:g} s" if timeout else message
+        raise TranscriptionError(message, error.status()) from error
+    arrays = {name: result.as_numpy(name) for name in outputs}
+    missing = [name for name, array in arrays.items() if array is None]
+    if missing:
+        raise TranscriptionError(f"the answer lacks {', '.join(missing)}")
+    return arrays
 
 
 @asynccontextmanager
-async def connect(url: str, model: str) -> AsyncIterator[Client]:
+async def connect(
+    url: str,
+    model: str,
+    *,
+    timeout: float | None = None,  # noqa: ASYNC109 (of each request, not of this call)
+) -> AsyncIterator[Client]:
     """Connect to `url` (host:port of Triton's gRPC) and ask what `model` takes.
 
+    Args:
+        url: Host and port of Triton's gRPC.
+        model: The model.
+        timeout: Seconds that each request may take, None for ever.
+
     Raises:
-        TranscriptionError: No server there, or it does not serve the model.
+        ServerUnavailableError: No server there, or it does not serve the model.
     """
     async with channel(url) as grpc:
         from tritonclient.utils import InferenceServerException  # noqa: PLC0415
 
         try:
-            metadata = await grpc.get_model_metadata(model)
+            metadata = await grpc.get_model_metadata(model, client_timeout=CONNECT_SECONDS)
         except InferenceServerException as error:
-            raise TranscriptionError(
-                f"{url} does not serve {model!r}: {error.message()}; `asr doctor --url {url}` says more", error.status()
+            reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
+            problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
+            raise ServerUnavailableError(
+                f"{problem}: {error.message()}; `asr doctor --url {url}` says more", error.status()
             ) from error
         audio = next((tensor for tensor in metadata.inputs if tensor.name == "audio_signal"), None)
         if audio is None or audio.datatype not in tensors.WIRE_DTYPES.values():
-            raise TranscriptionError(f"model {model!r} takes no audio_signal; is it one of this project's?")
-        yield Client(grpc, model, audio.datatype)
+            raise ServerUnavailableError(f"model {model!r} takes no audio_signal; is it one of this project's?")
+        yield Client(grpc, model, audio.datatype, timeout)
 
 
 @asynccontextmanager
@@ -161,6 +217,7 @@ def transcribe_all(
     signals: Sequence[Pcm],
     *,
     concurrency: int = 64,
+    timeout: float | None = None,
     done: Callable[[int, Transcript | TranscriptionError], None] = lambda _index, _result: None,
 ) -> list[Transcript | TranscriptionError]:
     """Transcribe utterances, many at once, one a request.
@@ -170,18 +227,19 @@ def transcribe_all(
         model: The model.
         signals: Utterances [L] int16 at 16 kHz.
         concurrency: Requests in flight.
+        timeout: Seconds that each request may take, None for ever.
         done: Called with the index and the result as each arrives.
 
     Returns:
         A transcript or an error for each signal, in their order.
 
     Raises:
-        TranscriptionError: No server there, or it does not serve the model.
+        ServerUnavailableError: No server there, or it does not serve the model.
     """
     results: list[Transcript | TranscriptionError | None] = [None] * len(signals)
 
     async def run() -> None:
-        async with connect(url, model) as client:
+        async with connect(url, model, timeout=timeout) as client:
 
             async def one(index: int) -> None:
                 result: Transcript | TranscriptionError
@@ -192,7 +250,7 @@ def transcribe_all(
                 results[index] = result
                 done(index, result)
 
-            await gather_bounded([lambda index=index: one(index) for index in range(len(signals))], concurrency)
+            await gather_bounded([partial(one, index) for index in range(len(signals))], concurrency)
 
     asyncio.run(run())
     return [result for result in results if result is not None]

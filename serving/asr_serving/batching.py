@@ -41,7 +41,7 @@ class Grid:
         return self.shapes[index]
 
 
-def choose(lengths: Sequence[int], grid: Grid) -> tuple[list[int], Shape]:
+def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     """Pick the next batch.
 
     The oldest utterance may sit anywhere in the batch's range of lengths: of the shapes that hold it and that it fills
@@ -52,7 +52,7 @@ def choose(lengths: Sequence[int], grid: Grid) -> tuple[list[int], Shape]:
         grid: The shapes.
 
     Returns:
-        Indices into `lengths` (the first is always 0), and the shape to pad to.
+        Indices into `lengths`; the first is always 0. They fit `grid.shape_of` their longest.
     """
     oldest = lengths[0]
     smallest = grid.shape_of(oldest).samples
@@ -67,4 +67,4 @@ def choose(lengths: Sequence[int], grid: Grid) -> tuple[list[int], Shape]:
         chosen = [0, *fits[: shape.batch - 1]]
         if len(chosen) > len(best):
             best = chosen
-    return best, grid.shape_of(max(lengths[index] for index in best))
+    return best

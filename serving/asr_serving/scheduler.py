@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from asr_serving import audio, batching, frontend, settings, tensors, text
+from asr_serving import audio, batching, frontend, metrics, settings, tensors, text
 from asr_serving.postprocessing import VOCABULARY_FILE, transcript_tensors
 
 ACOUSTIC_READY_SECONDS = 600.0
@@ -28,6 +28,7 @@ ACOUSTIC_READY_SECONDS = 600.0
 class _Waiting:
     samples: npt.NDArray[np.float32]
     sender: Any
+    since: float
 
 
 class TritonPythonModel:
@@ -36,6 +37,7 @@ class TritonPythonModel:
         self._settings = settings.Settings.load(folder)
         self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
         self._frontend = frontend.load(self._settings.frontend, folder)
+        self._counters = metrics.Counters.of(args["model_name"])
         self._condition = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._stopping = False
@@ -53,8 +55,9 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
-                accepted.append(_Waiting(audio.decode(signal, self._settings.limits), sender))
+                accepted.append(_Waiting(audio.decode(signal, self._settings.limits), sender, time.monotonic()))
             except audio.AudioError as error:
+                self._counters.refused.increment(1)
                 _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
         with self._condition:
             # Back-pressure: past this point requests wait in Triton's queue, where its queue policy governs them.
@@ -72,26 +75,41 @@ class TritonPythonModel:
             _answer(waiting.sender, _error("the server is stopping", pb_utils.TritonError.UNAVAILABLE))
 
     def _work(self) -> None:
-        while True:
-            with self._condition:
-                self._condition.wait_for(lambda: self._stopping or self._waiting)
-                if self._stopping:
-                    return
-                lengths = [waiting.samples.size for waiting in self._waiting]
-                indices, shape = batching.choose(lengths, self._settings.grid)
-                batch = [self._waiting[index] for index in indices]
-                taken = set(indices)
-                self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in taken]
-                self._condition.notify_all()
+        while batch := self._take():
             try:
-                transcripts = self._transcribe([waiting.samples for waiting in batch], shape.samples)
+                responses = self._serve(batch)
             except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
-                message = f"{self._settings.acoustic_model}: {error}"
-                responses = [_error(message, pb_utils.TritonError.INTERNAL) for _ in batch]
-            else:
-                responses = [pb_utils.InferenceResponse(transcript_tensors(transcript)) for transcript in transcripts]
+                responses = [_error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
+                self._counters.failed.increment(len(batch))
             for waiting, response in zip(batch, responses, strict=True):
                 _answer(waiting.sender, response)
+
+    def _take(self) -> list[_Waiting]:
+        """Wait for utterances and take the next batch; empty when the model is to stop."""
+        with self._condition:
+            self._condition.wait_for(lambda: self._stopping or self._waiting)
+            if self._stopping:
+                return []
+            indices = batching.choose([waiting.samples.size for waiting in self._waiting], self._settings.grid)
+            batch = [self._waiting[index] for index in indices]
+            taken = set(indices)
+            self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in taken]
+            self._condition.notify_all()
+            return batch
+
+    def _serve(self, batch: Sequence[_Waiting]) -> list[Any]:
+        taken_at = time.monotonic()
+        shape = self._settings.grid.shape_of(max(waiting.samples.size for waiting in batch))
+        transcripts = self._transcribe([waiting.samples for waiting in batch], shape.samples)
+        self._count(batch, shape.samples, taken_at)
+        return [pb_utils.InferenceResponse(transcript_tensors(transcript)) for transcript in transcripts]
+
+    def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
+        self._counters.utterances.increment(len(batch))
+        self._counters.batches.increment(1)
+        self._counters.audio_seconds.increment(sum(item.samples.size for item in batch) / tensors.SAMPLE_RATE)
+        self._counters.padded_audio_seconds.increment(len(batch) * samples / tensors.SAMPLE_RATE)
+        self._counters.waiting_seconds.increment(sum(taken_at - item.since for item in batch))
 
     def _transcribe(self, signals: Sequence[npt.NDArray[np.float32]], samples: int) -> list[text.Transcript]:
         inputs = self._frontend(*audio.pad(signals, samples))

@@ -1,0 +1,82 @@
+# Two commands matter: `make demo` and `make test`. Each sets up all that it needs, and is quick the second time.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+# System packages, all of them: the interpreter's shared library is what Triton's Python backend embeds.
+SYSTEM_PACKAGES := python3-venv libpython3-dev ca-certificates
+# For training the demo checkpoint only (`make train-help`).
+TRAINING_PACKAGES := espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts
+
+# Python 3.11 or 3.12.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+UV_VERSION := 0.13.9
+S3_SERVER := .cache/bin/versitygw
+S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+
+# A company's own certificates, where the system has them.
+export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: help setup demo test lint unit builder lock clean
+
+help: ## Show the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests need
+
+demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
+	@python -m tests.demo.demo
+
+test: setup lint ## All that this machine can run: style, types, layers, unit and builder tests
+	@python -m pytest
+
+lint: setup ## Style, types and layers
+	@ruff check --quiet . && ruff format --check --quiet . && echo "ruff: clean"
+	@mypy --no-error-summary && echo "mypy: clean"
+	@lint-imports --no-timings | tail -n 1
+
+unit: setup ## Unit tests alone: seconds, no torch
+	@python -m pytest tests/unit
+
+lock: $(BIN)/uv ## Resolve requirements.lock anew from pyproject.toml
+	@uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+	  --no-annotate --no-header --extra builder --extra client --extra operator --extra dev pyproject.toml -o requirements.lock
+
+clean: ## Remove the environment and all caches of this folder
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+.cache/system-packages: Makefile
+	@mkdir -p .cache
+	@if ! command -v apt-get >/dev/null; then \
+	  echo "Not a Debian system: make sure that these are there: $(SYSTEM_PACKAGES)"; \
+	elif dpkg-query -W $(SYSTEM_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  echo "Installing system packages: $(SYSTEM_PACKAGES)"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null; \
+	else \
+	  echo "Please install as root: apt-get install $(SYSTEM_PACKAGES)"; exit 1; \
+	fi
+	@touch $@
+
+$(BIN)/uv: .cache/system-packages
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.installed: requirements.lock pyproject.toml $(BIN)/uv
+	@echo "Installing Python packages (6 GB with torch the first time; half a minute on a fast line)"
+	@uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+$(S3_SERVER): $(VENV)/.installed
+	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
+	mkdir -p $(@D) && GOTOOLCHAIN=local GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)

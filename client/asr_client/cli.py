@@ -1,0 +1,468 @@
+"""The command `asr`."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from asr_client import __doc__ as description
+
+if TYPE_CHECKING:
+    # What these load is for the commands that need it: --help is quick, and works without the extra `client`.
+    from asr_client.bench import Latency, Run, Summary
+    from asr_client.files import FileResult
+    from asr_client.server_statistics import Statistics
+    from asr_client.word_errors import WordErrors
+
+SOME_FAILED = 1
+WRONG_USAGE = 2
+NO_SERVER = 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="asr",
+    help=f"{description}\n\nStart with `asr doctor --url HOST:PORT`. Exit codes: 0 success, 1 a file, a request or a "
+    "check failed, 2 wrong usage or a package missing, 3 no server there or it does not serve the model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _address(value: str) -> str:
+    from asr_client.doctor import parse_address  # noqa: PLC0415 (numpy)
+
+    try:
+        parse_address(value)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+    return value
+
+
+def _file_to_write(value: Path | None) -> Path | None:
+    """Told before the load, not after it."""
+    if value is not None and not value.resolve().parent.is_dir():
+        raise typer.BadParameter(f"the folder {value.resolve().parent} does not exist")
+    return value
+
+
+DEFAULT_URL = "localhost:8001"
+DEFAULT_MODEL = "english_stt"
+Url = Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.", callback=_address)]
+Model = Annotated[str, typer.Option(help="The model: N, or ensemble_N to go through Triton's own batcher.")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")]
+
+
+@app.command()
+def transcribe(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE", help="WAV or FLAC, any rate, mono or stereo; - is standard input.")
+    ],
+    *,
+    url: Url = DEFAULT_URL,
+    model: Model = DEFAULT_MODEL,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests in flight.")] = 64,
+    timeout: Timeout = 300.0,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            help='Known texts, {"file.wav": {"text": "..."}}: tells the word error rate at the end. Needs jiwer.',
+            exists=True,
+            dir_okay=False,
+            show_default=False,
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the times of words.")] = False,
+) -> None:
+    """Transcribe audio files.
+
+    Prints file, confidence (0 to 1) and text of each, in the order given.
+    Columns are separated by tabs when piped.
+    A file that fails is told on standard error, or as "error" with --json.
+    The others still go.
+
+    Example: asr transcribe --url localhost:8001 --model english_stt *.wav
+
+    Example: ffmpeg -i talk.mp4 -f wav - | asr transcribe --json -
+    """
+    from asr_client import files as client_files  # noqa: PLC0415
+    from asr_client import word_errors  # noqa: PLC0415
+
+    with _errors_told():
+        references = None
+        if reference is not None:
+            word_errors.require()
+            references = word_errors.load_references(reference)
+        aligned = sys.stdout.isatty()
+        width = min(max(len(file) for file in files), 40) if aligned else None
+        with _bar("transcribing", total=len(files)) as bar:
+
+            def tell(result: "FileResult") -> None:
+                line = _result_line(result, as_json=as_json, width=width)
+                if result.transcript is None and not as_json:
+                    bar.console.print(line, markup=False, soft_wrap=True)
+                else:
+                    typer.echo(line)
+
+            # A bar and text on one terminal would overwrite each other.
+            at_once = not (bar.shown and aligned)
+            results = asyncio.run(
+                client_files.transcribe(
+                    url,
+                    model,
+                    files,
+                    concurrency=concurrency,
+                    timeout=timeout,
+                    done=lambda _result: bar.advance(),
+                    in_order=tell if at_once else lambda _result: None,
+                )
+            )
+        if not at_once:
+            for result in results:
+                tell(result)
+        if references is not None:
+            texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
+            _tell_word_errors(*word_errors.of_files(references, texts), files=len(files), as_json=as_json)
+        if any(result.transcript is None for result in results):
+            raise typer.Exit(SOME_FAILED)
+
+
+def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> str:
+    """One line; columns aligned to `width` characters of file name, or separated by tabs when None."""
+    if as_json:
+        return json.dumps(result.to_json(), ensure_ascii=False)
+    if result.transcript is None:
+        return f"{result.file}: {result.error}"
+    if width is not None:
+        return f"{result.file:<{width}}  {result.transcript.confidence:.2f}  {result.transcript.text}"
+    # A tab or a line break in a file's name would end its column.
+    columns = (result.file, f"{result.transcript.confidence:.4f}", result.transcript.text)
+    return "\t".join(" ".join(column.splitlines()).replace("\t", " ") for column in columns)
+
+
+def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, as_json: bool) -> None:
+    if as_json:
+        rate = None if found is None else found.rate
+        errors, words = (0, 0) if found is None else (found.errors, found.words)
+        typer.echo(json.dumps({"word_error_rate": rate, "errors": errors, "words": words, "files": known}))
+    elif found is None:
+        typer.echo("word error rate: not known, no transcribed file is in the reference", err=True)
+    else:
+        told = f"{found.rate:.2%} ({found.errors} errors in {found.words} words of {known} of {files} files)"
+        typer.echo(f"word error rate: {told}", err=True)
+
+
+@app.command()
+def bench(
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Speech to send: WAV or FLAC.")],
+    *,
+    url: Url = DEFAULT_URL,
+    model: Model = DEFAULT_MODEL,
+    concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Clients: each has one request in flight.")] = 64,
+    requests: Annotated[
+        int | None,
+        typer.Option(min=1, max=1_000_000, help="Requests to send.", show_default="512, or no end with --seconds"),
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(min=0.1, max=86_400, help="Send none after this time.", show_default="no end")
+    ] = None,
+    audio_seconds: Annotated[
+        tuple[float, float] | None,
+        typer.Option(
+            metavar="MIN MAX",
+            help="Send utterances of uniform random length, cut from the files' speech.",
+            show_default="the files as they are",
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same utterances.")] = 0,
+    warmup_requests: Annotated[int, typer.Option(min=0, max=100_000, help="Sent before, not measured.")] = 32,
+    timeout: Timeout = 300.0,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Write one JSON record.", dir_okay=False, show_default=False, callback=_file_to_write),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            help="Draw latencies as PNG. Needs matplotlib.", dir_okay=False, show_default=False, callback=_file_to_write
+        ),
+    ] = None,
+) -> None:
+    """Measure throughput, latency and batching under closed-loop load.
+
+    Each client sends its next utterance when the last one is answered.
+    RTFx is seconds of audio transcribed in a second.
+    Batches and queues are Triton's own counts over the run.
+    What others send meanwhile is among them.
+
+    Example: asr bench --url localhost:8001 --concurrency 256 --audio-seconds 2 30 --requests 1024 *.wav
+
+    Example: asr bench --seconds 60 --warmup-requests 64 --output results.json --plot results.png *.wav
+    """
+    from asr_client import audio as client_audio  # noqa: PLC0415
+    from asr_client import bench as benchmark  # noqa: PLC0415
+    from asr_client import plot as plotting  # noqa: PLC0415
+    from asr_client.files import read  # noqa: PLC0415
+
+    _check_lengths(audio_seconds)
+    limit = requests or (512 if seconds is None else benchmark.MAX_REQUESTS)
+    with _errors_told():
+        if plot is not None:
+            plotting.require()
+        try:
+            signals = [read(file) for file in files]
+        except client_audio.AudioFileError as error:
+            _tell_error(str(error))
+            raise typer.Exit(SOME_FAILED) from error
+        utterances = (
+            benchmark.whole_files(signals, seed=seed)
+            if audio_seconds is None
+            else benchmark.random_lengths(signals, shortest=audio_seconds[0], longest=audio_seconds[1], seed=seed)
+        )
+        with _bar("sending", total=limit if requests or seconds is None else None) as bar:
+            ran = asyncio.run(
+                benchmark.run(
+                    url,
+                    model,
+                    utterances,
+                    concurrency=concurrency,
+                    requests=limit,
+                    seconds=seconds,
+                    warmup=warmup_requests,
+                    timeout=timeout,
+                    done=lambda _answer: bar.advance(),
+                )
+            )
+        summary = benchmark.summarise(ran.answers, ran.wall_seconds)
+        _show_bench(ran, summary, title=benchmark.case_name(model, concurrency, audio_seconds))
+        if output is not None:
+            case = benchmark.record(
+                ran,
+                summary,
+                model=model,
+                clients=concurrency,
+                seed=seed,
+                lengths=audio_seconds,
+                versions=benchmark.client_versions(),
+            )
+            output.write_text(json.dumps(case, indent=1) + "\n", encoding="utf-8")
+        if plot is not None:
+            title = f"{benchmark.case_name(model, concurrency, audio_seconds)}   RTFx {summary.rtfx:.1f}"
+            plotting.save(ran.answers, plot, title=title)
+        if summary.failed:
+            raise typer.Exit(SOME_FAILED)
+
+
+def _check_lengths(lengths: tuple[float, float] | None) -> None:
+    low, high = 0.001, 3600.0
+    if lengths is not None and not low <= lengths[0] <= lengths[1] <= high:
+        raise typer.BadParameter(
+            f"{lengths[0]:g} {lengths[1]:g}: give seconds, the shorter first, from {low:g} to {high:g}",
+            param_hint="'--audio-seconds'",
+        )
+
+
+def _show_bench(ran: "Run", summary: "Summary", *, title: str) -> None:
+    console = Console(highlight=False)
+    console.print(_load_table(ran, summary, title=title))
+    if summary.latency is not None:
+        console.print(_latency_table(summary.latency, summary.by_length))
+    if ran.models is None:
+        console.print("Triton's statistics could not be read.")
+    else:
+        console.print(_models_table(ran.models))
+    limiting = 0.9
+    if ran.cpu_share > limiting:
+        _tell_error(f"this client used {ran.cpu_share:.0%} of a core: it may be what limits the load", kind="note")
+    for message, times in list(summary.errors.items())[:5]:
+        _tell_error(f"{times} requests failed: {message}")
+
+
+def _load_table(ran: "Run", summary: "Summary", *, title: str) -> Table:
+    table = Table(show_header=False, box=None, title=title, title_justify="left", title_style="bold")
+    table.add_column()
+    table.add_column(justify="right")
+    rows = {
+        "requests": f"{summary.requests}",
+        "failed": f"[red]{summary.failed}[/]" if summary.failed else "0",
+        "audio seconds": f"{summary.audio_seconds:.1f}",
+        "wall seconds": f"{summary.wall_seconds:.2f}",
+        "RTFx": f"[bold]{summary.rtfx:.1f}[/]",
+        "requests/s": f"{summary.requests_per_second:.1f}",
+        "client CPU": f"{ran.cpu_share:.0%}",
+    }
+    acoustic = ran.acoustic_statistics
+    if acoustic is not None:
+        rows["acoustic mean batch"] = _number(acoustic.mean_batch, digits=2)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def _latency_table(overall: "Latency", by_length: Mapping[str, "Latency"]) -> Table:
+    table = Table(title="Latency in ms, by length of audio", title_justify="left")
+    for column in ("audio", "requests", "mean", "p50", "p90", "p95", "p99"):
+        table.add_column(column, justify="left" if column == "audio" else "right")
+    for name, latency in {"all": overall, **by_length}.items():
+        table.add_row(
+            f"{name} {latency.shortest_s:.1f}-{latency.longest_s:.1f} s",
+            str(latency.requests),
+            f"{latency.mean_ms:.1f}",
+            *(f"{value:.1f}" for value in latency.percentiles_ms.values()),
+        )
+    return table
+
+
+def _models_table(models: "Statistics") -> Table:
+    table = Table(title="Triton's statistics over the run", title_justify="left")
+    for column in ("model", "inferences", "executions", "mean batch", "queue ms", "compute ms", "failed"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name, counted in sorted(models.items()):
+        table.add_row(
+            name,
+            str(counted.inferences),
+            str(counted.executions),
+            _number(counted.mean_batch, digits=2),
+            _number(counted.queue.mean_ms, digits=1),
+            _number(counted.compute.mean_ms, digits=1),
+            str(counted.failed),
+        )
+    return table
+
+
+def _number(value: float | None, *, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+@app.command()
+def doctor(
+    *,
+    # No check of its form here: doctor tells it as a finding, with a hint.
+    url: Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.")] = DEFAULT_URL,
+    model: Annotated[
+        str | None, typer.Option(help="The model to check.", show_default="all of this project's that are served")
+    ] = None,
+    http_url: Annotated[
+        str | None,
+        typer.Option(help="Triton's HTTP, such as http://localhost:8000: checked, too.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each check.")] = False,
+) -> None:
+    """Check a server step by step: what is wrong, and what to do.
+
+    From the address over models and tensors to answers and statistics.
+    Exit code 1 when a check failed; warnings alone give 0.
+
+    Example: asr doctor --url localhost:8001 --model english_stt --http-url http://localhost:8000
+    """
+    from asr_client import doctor as checks  # noqa: PLC0415
+
+    marks = {
+        checks.Outcome.OK: "[green]✓[/]",
+        checks.Outcome.WARNING: "[yellow]![/]",
+        checks.Outcome.FAILED: "[red]✗[/]",
+    }
+    console = Console(highlight=False)
+
+    async def all_checks() -> bool:
+        well = True
+        async for finding in checks.examine(url, model=model, http_url=http_url):
+            well = well and finding.outcome is not checks.Outcome.FAILED
+            if as_json:
+                typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
+                continue
+            told = f"{marks[finding.outcome]} {finding.check:<10} {escape(finding.message)}"
+            console.print(told, soft_wrap=True)
+            if finding.hint:
+                console.print(f"             [dim]→[/] {escape(finding.hint)}", soft_wrap=True)
+        return well
+
+    with _errors_told():
+        if not asyncio.run(all_checks()):
+            raise typer.Exit(SOME_FAILED)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """A progress bar.
+
+    Attributes:
+        advance: One more is done.
+        shown: Whether there is anything to see.
+        console: Standard error: what is printed here stands above the bar.
+    """
+
+    advance: Callable[[], None]
+    shown: bool
+    console: Console
+
+
+@contextmanager
+def _bar(name: str, *, total: int | None) -> Iterator[_Bar]:
+    """A progress bar on standard error if that is a terminal."""
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn(name), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
+    # Without redirection: rich would send a piped standard output to the terminal, above the bar.
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as progress:
+        task = progress.add_task(name, total=total)
+        yield _Bar(lambda: progress.advance(task), console.is_terminal, console)
+
+
+def _tell_error(message: str, *, kind: str = "error") -> None:
+    colour = "red" if kind == "error" else "yellow"
+    Console(stderr=True, highlight=False).print(f"[{colour}]{kind}:[/] {escape(message)}", soft_wrap=True)
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Tell what a user can do something about in one line, and exit with its code."""
+    from asr_client.plot import PlottingMissingError  # noqa: PLC0415
+    from asr_client.transcription import ServerUnavailableError  # noqa: PLC0415
+    from asr_client.word_errors import WordErrorsError  # noqa: PLC0415
+
+    try:
+        yield
+    except ServerUnavailableError as error:
+        _tell_error(str(error))
+        raise typer.Exit(NO_SERVER) from error
+    except (PlottingMissingError, WordErrorsError) as error:
+        _tell_error(str(error))
+        raise typer.Exit(WRONG_USAGE) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(INTERRUPTED) from error
+    except BrokenPipeError:
+        # The reader has what it wanted, such as `head`: typer ends quietly.
+        raise
+    except OSError as error:
+        _tell_error(str(error))
+        raise typer.Exit(SOME_FAILED) from error
+
+
+def main() -> None:
+    """Entry point."""
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        _tell_error(f"{error.name} is not installed: pip install 'asr-operator[client]'")
+        sys.exit(WRONG_USAGE)
+
+
+if __name__ == "__main__":
+    main()

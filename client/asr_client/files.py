@@ -1,0 +1,120 @@
+"""Transcribe files: read, send, and hand back in the order given. Few are in memory at once, however many there are."""
+
+import asyncio
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from asr_serving.tensors import SAMPLE_RATE
+
+from asr_client import audio
+from asr_client.transcription import Pcm, Transcript, TranscriptionError, connect, gather_bounded
+
+STDIN = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """What came of one file.
+
+    Attributes:
+        file: As it was given; `-` for standard input.
+        seconds: Length of its audio, None when it could not be read.
+        transcript: None when it failed.
+        error: Why it failed.
+    """
+
+    file: str
+    seconds: float | None = None
+    transcript: Transcript | None = None
+    error: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """One line of `asr transcribe --json`; times in seconds."""
+        if self.transcript is None:
+            return {"file": self.file, "error": self.error}
+        return {
+            "file": self.file,
+            "text": self.transcript.text,
+            "confidence": round(self.transcript.confidence, 4),
+            "seconds": None if self.seconds is None else round(self.seconds, 3),
+            "words": [{"word": word.text, "start": word.start, "end": word.end} for word in self.transcript.words],
+        }
+
+
+def read(file: str) -> Pcm:
+    """Read a file, or standard input for `-`: [L] int16 at 16 kHz.
+
+    Raises:
+        AudioFileError: Not audio, empty, or not readable.
+    """
+    if file != STDIN:
+        path = Path(file)
+        if path.is_dir():
+            raise audio.AudioFileError(f"{file}: is a folder; give files, such as {file.rstrip('/')}/*.wav")
+        return audio.read(path)
+    if sys.stdin.isatty():
+        raise audio.AudioFileError(
+            "standard input is a terminal; pipe audio into it, such as: asr transcribe - < a.wav"
+        )
+    return audio.read(sys.stdin.buffer, name="standard input")
+
+
+async def transcribe(
+    url: str,
+    model: str,
+    files: Sequence[str],
+    *,
+    concurrency: int = 64,
+    timeout: float | None = None,  # noqa: ASYNC109 (of each request)
+    done: Callable[[FileResult], None] = lambda _result: None,
+    in_order: Callable[[FileResult], None] = lambda _result: None,
+) -> list[FileResult]:
+    """Transcribe files, many at once, one a request. One that fails does not stop the others.
+
+    Args:
+        url: Host and port of Triton's gRPC.
+        model: The model.
+        files: Paths, and `-` for standard input.
+        concurrency: Requests in flight.
+        timeout: Seconds that each request may take, None for ever.
+        done: Called with each result as it arrives.
+        in_order: Called with each result as soon as all files before it have theirs, too.
+
+    Returns:
+        A result for each file, in their order.
+
+    Raises:
+        ServerUnavailableError: No server there, or it does not serve the model.
+    """
+    found: dict[int, FileResult] = {}
+    told = 0
+
+    async with connect(url, model, timeout=timeout) as client:
+
+        async def one(index: int) -> None:
+            nonlocal told
+            file, seconds = files[index], None
+            try:
+                # Decoding and resampling take time; answers of the other requests must not wait for it.
+                signal = await asyncio.to_thread(read, file)
+                seconds = signal.size / SAMPLE_RATE
+                result = FileResult(file, seconds, await client.transcribe(signal))
+            except (audio.AudioFileError, TranscriptionError) as error:
+                result = FileResult(file, seconds, error=_reason(file, error))
+            found[index] = result
+            done(result)
+            while told in found:
+                in_order(found[told])
+                told += 1
+
+        await gather_bounded([partial(one, index) for index in range(len(files))], concurrency)
+    return [found[index] for index in range(len(files))]
+
+
+def _reason(file: str, error: Exception) -> str:
+    """The message without the file's name in front: what tells it names the file itself."""
+    return str(error).removeprefix(f"{file}: ")

@@ -1,0 +1,46 @@
+import numpy as np
+import pytest
+
+from asr_serving.audio import MIN_SAMPLES, AudioError, Limits, decode, pad
+
+LIMITS = Limits(max_samples=16_000)
+
+
+def test_int16_becomes_float_in_minus_one_to_one() -> None:
+    signal = np.full((1, MIN_SAMPLES), -32768, dtype=np.int16)
+    assert decode(signal, LIMITS).min() == -1.0
+
+
+def test_float64_becomes_float32() -> None:
+    assert decode(np.full((1, MIN_SAMPLES), 0.5), LIMITS).dtype == np.float32
+
+
+def test_the_result_outlives_the_request() -> None:
+    signal = np.zeros((1, MIN_SAMPLES), dtype=np.float32)
+    decoded = decode(signal, LIMITS)
+    signal[:] = 1
+    assert not decoded.any()
+
+
+@pytest.mark.parametrize(
+    ("signal", "message"),
+    [
+        (np.zeros((2, 4000), dtype=np.int16), "one utterance a request"),
+        (np.zeros(4000, dtype=np.int16), "one utterance a request"),
+        (np.zeros((1, 0), dtype=np.int16), "has 0 samples"),
+        (np.zeros((1, MIN_SAMPLES - 1), dtype=np.int16), "at least 400"),
+        (np.zeros((1, 16_001), dtype=np.int16), r"takes at most 1 s: cut the audio"),
+        (np.full((1, 4000), np.nan, dtype=np.float32), "NaN"),
+        (np.full((1, 4000), np.inf, dtype=np.float64), "NaN or infinite"),
+        (np.full((1, 4000), 20_000.0, dtype=np.float32), "divide 16-bit integers by 32768"),
+    ],
+)
+def test_audio_that_cannot_be_transcribed_is_refused_with_a_reason(signal: np.ndarray, message: str) -> None:
+    with pytest.raises(AudioError, match=message):
+        decode(signal, LIMITS)
+
+
+def test_padding_is_zero_and_lengths_are_true() -> None:
+    batch, lengths = pad([np.ones(3, dtype=np.float32), np.ones(5, dtype=np.float32)], 6)
+    assert batch.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
+    assert lengths.tolist() == [[3], [5]]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Arrays = dict[str, npt.NDArray[Any]]
 
 FRONTEND_PREFIX = "frontend/"
-"""Names of the mel graph's nodes and values start with it: they stay FP32."""
+"""Names of the mel graph's nodes and values start with it in the joined graph."""
 
 
 def join(frontend: Path, acoustic: Path, target: Path, *, links: Mapping[str, str]) -> None:
@@ -32,20 +32,24 @@ def join(frontend: Path, acoustic: Path, target: Path, *, links: Mapping[str, st
     onnx.save(joined, target)
 
 
+FP32_OPERATORS = ("LogSoftmax", "Softmax", "ReduceMax", "Range", "Floor", "Log", "Sqrt", "ReduceMean")
+"""Left in FP32 by `to_fp16`: probabilities, normalisation sums, and the arithmetic of lengths."""
+
+
 def to_fp16(source: Path, target: Path) -> None:
-    """Write weights and activations as FP16; features, softmax, lengths, inputs and outputs stay FP32."""
+    """Write an acoustic graph's weights and activations as FP16; its inputs and outputs stay FP32.
+
+    The mel graph is joined afterwards and is not touched.
+    """
     import onnx  # noqa: PLC0415
     from onnxruntime.transformers.float16 import convert_float_to_float16  # noqa: PLC0415
+    from onnxruntime.transformers.onnx_model import OnnxModel  # noqa: PLC0415
 
-    model = onnx.load(source)
-    keep = [node.name for node in model.graph.node if node.name.startswith(FRONTEND_PREFIX)]
-    converted = convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        op_block_list=["LogSoftmax", "Softmax", "ReduceMax", "Range", "Floor", "Log", "Sqrt", "ReduceMean"],
-        node_block_list=keep,
+    converted = OnnxModel(
+        convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=list(FP32_OPERATORS))
     )
-    onnx.save(converted, target)
+    converted.topological_sort()  # the converter appends its casts at the end
+    onnx.save(converted.model, target)
 
 
 def summary(path: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,6 +29,8 @@ NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
 LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
+LINE_LENGTH = 600
+"""Python tracebacks come as one line of many thousand characters."""
 SHARED_MEMORY_BYTES = 16 * 1024 * 1024
 """Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
 
@@ -123,6 +126,33 @@ class Server:
     process: subprocess.Popen[bytes]
     log: Path
 
+    def check_alive(self) -> None:
+        """Tell a server that died from a server that refused.
+
+        Raises:
+            ServerError: It ended; the message holds its exit code and the log's errors.
+        """
+        code = self.process.poll()
+        if code is not None:
+            raise ServerError(f"Triton ended with exit code {code}:\n{errors_in(self.log)}")
+
+
+def _raise_exit(_signal: int, _frame: object) -> None:
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Turn SIGTERM into an exit that runs the clean-up, so that no server outlives the process that started it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, _raise_exit)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
 
 @contextmanager
 def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = None) -> Iterator[Server]:
@@ -136,7 +166,7 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
     Raises:
         ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
     """
-    with tempfile.TemporaryDirectory(prefix="triton-") as temporary:
+    with _terminable(), tempfile.TemporaryDirectory(prefix="triton-") as temporary:
         folder = Path(temporary)
         ports = ports or Ports.free()
         nvidia = _nvidia_server()
@@ -194,4 +224,4 @@ def errors_in(log: Path, lines: int = 12) -> str:
     """The error lines of a Triton log, or its end when there are none."""
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     errors = [line for line in text if line.startswith("E") or "UNAVAILABLE" in line or "rror:" in line]
-    return "\n".join((errors or text)[-lines:])
+    return "\n".join(line[:LINE_LENGTH] for line in (errors or text)[-lines:])

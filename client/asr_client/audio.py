@@ -30,8 +30,9 @@ def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.
 
     shown = name or str(source)
     try:
-        content: Path | BinaryIO = source if isinstance(source, Path) else io.BytesIO(source.read())
-        samples, rate = soundfile.read(content, dtype="float32", always_2d=True)
+        # Read here, not by libsndfile: it calls every failure to open a file "System error".
+        content = source.read_bytes() if isinstance(source, Path) else source.read()
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise AudioFileError(f"{shown}: cannot be read as audio ({_reason(error)})") from error
     if samples.size == 0:
@@ -53,5 +54,5 @@ def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.
 
 
 def _reason(error: Exception) -> str:
-    """What libsndfile says, without its repetition of the file's name or of the memory address of a stream."""
-    return str(getattr(error, "error_string", error)).strip()
+    """What libsndfile or the system says, without the file's name or a stream's memory address."""
+    return str(getattr(error, "error_string", None) or getattr(error, "strerror", None) or error).strip()

@@ -22,6 +22,8 @@ from asr_client.transcription import Client, Pcm, TranscriptionError, connect
 PERCENTILES = (50, 90, 95, 99)
 TERCILES = ("short", "middle", "long")
 MAX_REQUESTS = 1_000_000
+MAX_MESSAGES = 20
+"""Different error messages in a record: many of them name the length of one utterance."""
 WARMUP_FROM = 1 << 32
 """Warm-up utterances have numbers of their own, so that the measured ones do not depend on how many there were."""
 PAUSE_AFTER_FAILURE_SECONDS = 0.05
@@ -85,7 +87,7 @@ class Summary:
         wall_seconds: From the first request sent to the last one answered.
         latency: Of all answered requests, None when there are none.
         by_length: The same for the shortest, middle and longest third; empty when all are of one length.
-        errors: How often each message was given.
+        errors: How often each message was given, the most frequent first.
     """
 
     requests: int
@@ -253,7 +255,7 @@ def record(
             "utterance_seconds": list(lengths) if lengths is not None else None,
             "requests": summary.requests,
             "failed": summary.failed,
-            "errors": dict(summary.errors),
+            "errors": dict(list(summary.errors.items())[:MAX_MESSAGES]),
             "wall_seconds": round(summary.wall_seconds, 3),
             "requests_per_second": _rounded(summary.requests_per_second),
             "client_cpu_share": _rounded(ran.cpu_share),

@@ -273,8 +273,11 @@ def _check_lengths(lengths: tuple[float, float] | None) -> None:
 
 
 def _show_bench(ran: "Run", summary: "Summary", *, title: str) -> None:
-    console = Console(highlight=False)
-    console.print(_load_table(ran, summary, title=title))
+    # In a pipe rich would assume 80 columns and cut names short.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    # Not as the table's title: that would be wrapped to the width of its two short columns.
+    console.print(title, style="bold", markup=False, soft_wrap=True)
+    console.print(_load_table(ran, summary))
     if summary.latency is not None:
         console.print(_latency_table(summary.latency, summary.by_length))
     if ran.models is None:
@@ -288,8 +291,8 @@ def _show_bench(ran: "Run", summary: "Summary", *, title: str) -> None:
         _tell_error(f"{times} requests failed: {message}")
 
 
-def _load_table(ran: "Run", summary: "Summary", *, title: str) -> Table:
-    table = Table(show_header=False, box=None, title=title, title_justify="left", title_style="bold")
+def _load_table(ran: "Run", summary: "Summary") -> Table:
+    table = Table(show_header=False, box=None)
     table.add_column()
     table.add_column(justify="right")
     rows = {
@@ -325,8 +328,9 @@ def _latency_table(overall: "Latency", by_length: Mapping[str, "Latency"]) -> Ta
 
 def _models_table(models: "Statistics") -> Table:
     table = Table(title="Triton's statistics over the run", title_justify="left")
-    for column in ("model", "inferences", "executions", "mean batch", "queue ms", "compute ms", "failed"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+    table.add_column("model", no_wrap=True)
+    for column in ("inferences", "executions", "mean batch", "queue ms", "compute ms", "failed"):
+        table.add_column(column, justify="right")
     for name, counted in sorted(models.items()):
         table.add_row(
             name,

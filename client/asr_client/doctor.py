@@ -5,6 +5,8 @@ Each step yields findings; when one fails that the later ones build on, they are
 
 import asyncio
 import http.client
+import json
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
@@ -139,7 +141,8 @@ async def _network(url: str) -> AsyncIterator[Finding]:
         except TimeoutError:
             problem = f"no answer from {address}:{port} within {CONNECT_SECONDS:g} s"
         except OSError as error:
-            problem = f"{address}:{port}: {error.strerror or error}"
+            # asyncio's own text repeats the address instead of the reason.
+            problem = f"{address}:{port}: {os.strerror(error.errno) if error.errno else error}"
         else:
             writer.close()
             yield Finding("TCP", Outcome.OK, f"{address}:{port} accepts connections")
@@ -155,10 +158,10 @@ async def _network(url: str) -> AsyncIterator[Finding]:
 async def _alive(grpc: Any, url: str) -> Finding:  # noqa: ANN401 (tritonclient has no types)
     live = await _ask(grpc.is_server_live)
     if isinstance(live, TranscriptionError):
-        speaks_http = await asyncio.to_thread(_http_status, url, "/v2/health/live")
+        page = await asyncio.to_thread(_get, url, "/v2/health/live")
         hint = "Something else listens there. Give the port of Triton's gRPC, usually 8001."
-        if isinstance(speaks_http, int):
-            hint = "HTTP answers there. Give the port of Triton's gRPC: usually one above HTTP's, 8001 beside 8000."
+        if isinstance(page, _Page):
+            hint = "HTTP answers there. Usual ports of Triton are 8000 HTTP, 8001 gRPC, 8002 metrics: give gRPC's."
         elif live.status == "StatusCode.UNAVAILABLE":
             hint += " If a proxy is set (http_proxy, https_proxy, grpc_proxy), add the host to no_proxy: gRPC uses it."
         return Finding("gRPC", Outcome.FAILED, f"this is not Triton's gRPC: {live}", hint)
@@ -378,26 +381,44 @@ async def _ask(question: Callable[..., Any], *arguments: str) -> Any:  # noqa: A
 
 
 def _http(url: str) -> Finding:
-    status = _http_status(url, "/v2/health/ready")
-    if status == http.HTTPStatus.OK:
-        return Finding("HTTP", Outcome.OK, f"{url} is ready")
-    if isinstance(status, int):
-        hint = "400 or 503 is Triton not ready, 404 is not Triton: usual ports are 8000 HTTP, 8001 gRPC, 8002 metrics."
-        return Finding("HTTP", Outcome.FAILED, f"{url}/v2/health/ready answers {status}", hint)
-    hint = "Give --http-url as http://HOST:PORT of Triton's HTTP, usually port 8000."
-    return Finding("HTTP", Outcome.FAILED, f"{url} does not answer: {status}", hint)
+    hint = "Give --http-url as http://HOST:PORT of Triton's HTTP: usual ports are 8000 HTTP, 8001 gRPC, 8002 metrics."
+    found = _get(url, "/v2/health/ready")
+    if isinstance(found, str):
+        return Finding("HTTP", Outcome.FAILED, f"{url} does not answer: {found}", hint)
+    # The metrics' port answers 200 to every path.
+    if found.status == http.HTTPStatus.NOT_FOUND or not _is_triton(_get(url, "/v2")):
+        return Finding("HTTP", Outcome.FAILED, f"{url} is not Triton's HTTP", hint)
+    if found.status != http.HTTPStatus.OK:
+        hint = "A model is loading or has failed to load: see above, and Triton's log."
+        return Finding("HTTP", Outcome.FAILED, f"{url}/v2/health/ready answers {found.status}: not ready", hint)
+    return Finding("HTTP", Outcome.OK, f"{url} is ready")
 
 
-def _http_status(url: str, path: str) -> int | str:
-    """The status of a GET, or why there is none."""
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+@dataclass(frozen=True, slots=True)
+class _Page:
+    status: int
+    body: bytes
+
+
+def _is_triton(page: _Page | str) -> bool:
+    """Whether this is Triton's answer to /v2: its name, version and extensions."""
     try:
+        return isinstance(page, _Page) and "extensions" in json.loads(page.body)
+    except (ValueError, TypeError):
+        return False
+
+
+def _get(url: str, path: str) -> _Page | str:
+    """A page, or why there is none."""
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
         secure = parts.scheme == "https"
         kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
         connection = kind(parts.hostname or "", parts.port or (443 if secure else 80), timeout=CONNECT_SECONDS)
         try:
             connection.request("GET", parts.path.rstrip("/") + path)
-            return connection.getresponse().status
+            response = connection.getresponse()
+            return _Page(response.status, response.read())
         finally:
             connection.close()
     except (OSError, http.client.HTTPException, ValueError) as error:

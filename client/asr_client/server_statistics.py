@@ -91,16 +91,20 @@ class ModelStatistics:
         return {
             "inferences": self.inferences,
             "executions": self.executions,
-            "mean_batch": self.mean_batch,
+            "mean_batch": _rounded(self.mean_batch),
             "succeeded": self.succeeded,
             "failed": self.failed,
-            "mean_queue_ms": self.queue.mean_ms,
-            "mean_compute_ms": self.compute.mean_ms,
+            "mean_queue_ms": _rounded(self.queue.mean_ms),
+            "mean_compute_ms": _rounded(self.compute.mean_ms),
             "batches": [
-                {"batch": size, "executions": spent.count, "mean_inference_ms": spent.mean_ms}
+                {"batch": size, "executions": spent.count, "mean_inference_ms": _rounded(spent.mean_ms)}
                 for size, spent in sorted(self.batches.items())
             ],
         }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def parse(response: Any) -> dict[str, ModelStatistics]:  # noqa: ANN401 (tritonclient has no types)

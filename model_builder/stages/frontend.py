@@ -1,5 +1,6 @@
-"""Stage `frontend`: the mel graph, joined in front of the acoustic graph; then the precision."""
+"""Stage `frontend`: the acoustic graph in its precision, and the mel graph joined in front of it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def run(checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe,
 
     from model_builder import torch_graph  # noqa: PLC0415
 
-    mel, joined, model = folder / "frontend.onnx", folder / "joined.onnx", folder / "model.onnx"
+    mel, model = folder / "frontend.onnx", folder / "model.onnx"
     with reporter.task("frontend") as task:
         features = tensors.processed_signal(checkpoint.description.features)
         torch_graph.export(
@@ -26,15 +27,15 @@ def run(checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe,
             outputs=(features, tensors.PROCESSED_SIGNAL_LENGTH),
             example=(torch.randn(2, 16_001), torch.tensor([[16_001], [9_000]], dtype=torch.int32)),
         )
+        precise = acoustic
+        if recipe.precision is Precision.FP16:
+            precise = folder / "acoustic.fp16.onnx"
+            onnx_graph.to_fp16(acoustic, precise)
         if recipe.frontend is Frontend.NUMPY:
             links = {tensor.name: tensor.name for tensor in (features, tensors.PROCESSED_SIGNAL_LENGTH)}
-            onnx_graph.join(mel, acoustic, joined, links=links)
+            onnx_graph.join(mel, precise, model, links=links)
         else:
-            joined = acoustic
-        if recipe.precision is Precision.FP16:
-            onnx_graph.to_fp16(joined, model)
-        else:
-            joined.replace(model)
+            shutil.copyfile(precise, model)
         result: dict[str, Any] = onnx_graph.summary(model)
         task.note(f"{recipe.frontend} front end  {recipe.precision}  {result['bytes'] / 1e6:.1f} MB")
     return mel, model

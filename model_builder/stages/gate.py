@@ -40,10 +40,12 @@ def run(
         with triton.serve(repository, log=log) as server:
             url = server.ports.grpc_url
             task.note("Triton transcribes the check audio")
-            texts = {
-                role: _texts(url, names[role], audio, task) for role in ("scheduler", "ensemble")
-            }
-            tokens = asyncio.run(_tokens(url, recipe, audio, task))
+            try:
+                texts = {role: _texts(url, names[role], audio, task) for role in ("scheduler", "ensemble")}
+                tokens = asyncio.run(_tokens(url, recipe, audio, task))
+            except RejectedError:
+                server.check_alive()
+                raise
         figures = _figures(texts, tokens, audio, references)
         figures["server"] = triton.version()
         told = "" if figures["checkpoint_wer"] is None else f"WER {figures['wer']:.2%} (NeMo {figures['checkpoint_wer']:.2%})  "

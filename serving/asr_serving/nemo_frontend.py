@@ -1,10 +1,16 @@
 """NeMo's own preprocessor as the front end: the reference, for images that hold NeMo and torch."""
 
 import json
+import locale
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+
+# Triton's embedded interpreter starts with the C locale whatever the environment says, and torch holds files that are
+# not ASCII.
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
 import torch
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
 

@@ -37,7 +37,7 @@ class TritonPythonModel:
         self._settings = settings.Settings.load(folder)
         self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
         self._frontend = frontend.load(self._settings.frontend, folder)
-        self._counters = metrics.Counters.of(args["model_name"])
+        self._counters = metrics.Counters(args["model_name"])
         self._condition = threading.Condition()
         self._waiting: list[_Waiting] = []
         self._stopping = False
@@ -57,7 +57,7 @@ class TritonPythonModel:
                 signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
                 accepted.append(_Waiting(audio.decode(signal, self._settings.limits), sender, time.monotonic()))
             except audio.AudioError as error:
-                self._counters.refused.increment(1)
+                self._counters.add(refused=1)
                 _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
         with self._condition:
             # Back-pressure: past this point requests wait in Triton's queue, where its queue policy governs them.
@@ -80,7 +80,7 @@ class TritonPythonModel:
                 responses = self._serve(batch)
             except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
                 responses = [_error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
-                self._counters.failed.increment(len(batch))
+                self._counters.add(failed=len(batch))
             for waiting, response in zip(batch, responses, strict=True):
                 _answer(waiting.sender, response)
 
@@ -105,11 +105,13 @@ class TritonPythonModel:
         return [pb_utils.InferenceResponse(transcript_tensors(transcript)) for transcript in transcripts]
 
     def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
-        self._counters.utterances.increment(len(batch))
-        self._counters.batches.increment(1)
-        self._counters.audio_seconds.increment(sum(item.samples.size for item in batch) / tensors.SAMPLE_RATE)
-        self._counters.padded_audio_seconds.increment(len(batch) * samples / tensors.SAMPLE_RATE)
-        self._counters.waiting_seconds.increment(sum(taken_at - item.since for item in batch))
+        self._counters.add(
+            utterances=len(batch),
+            batches=1,
+            audio_seconds=sum(item.samples.size for item in batch) / tensors.SAMPLE_RATE,
+            padded_audio_seconds=len(batch) * samples / tensors.SAMPLE_RATE,
+            waiting_seconds=sum(taken_at - item.since for item in batch),
+        )
 
     def _transcribe(self, signals: Sequence[npt.NDArray[np.float32]], samples: int) -> list[text.Transcript]:
         inputs = self._frontend(*audio.pad(signals, samples))

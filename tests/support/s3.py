@@ -2,9 +2,9 @@
 
 import os
 import secrets
-import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -92,7 +92,4 @@ def _await_answer(process: subprocess.Popen[bytes], environment: dict[str, str],
 
 def program(name: str) -> str:
     """Path of a program of this environment, such as `model-builder`."""
-    found = shutil.which(name)
-    if found is None:
-        raise FileNotFoundError(f"{name} is not on PATH; run through `make`")
-    return found
+    return str(Path(sys.executable).parent / name)

@@ -1,0 +1,152 @@
+"""Through a real Triton: padding, batching, and requests that never touch each other."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from asr_client.transcription import TranscriptionError, channel, connect, gather_bounded, infer, transcribe_all
+from asr_serving import tensors
+from model_builder import triton
+from model_builder.audio_set import AudioSet
+from tests.builder.conftest import Built
+
+MODELS = ("english_stt", "ensemble_english_stt")
+Pcm = npt.NDArray[np.int16]
+
+
+def texts(server: triton.Server, model: str, signals: Sequence[Pcm], *, concurrency: int) -> list[str]:
+    results = transcribe_all(server.ports.grpc_url, model, signals, concurrency=concurrency)
+    return [result.text if not isinstance(result, TranscriptionError) else f"failed: {result}" for result in results]
+
+
+def mixed_lengths(audio: AudioSet, count: int, *, seed: int, shortest: float = 2, longest: float = 30) -> list[Pcm]:
+    """Pieces of the check audio, joined end to end, of uniformly distributed length in seconds."""
+    random = np.random.default_rng(seed)
+    speech = np.tile(np.concatenate([utterance.signal for utterance in audio.utterances]), 2)
+    pieces = []
+    for _ in range(count):
+        size = int(random.uniform(shortest, longest) * tensors.SAMPLE_RATE)
+        start = int(random.integers(0, speech.size - size))
+        pieces.append(speech[start : start + size])
+    return pieces
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_padding_never_changes_text(server: triton.Server, built: Built, check_audio: AudioSet, model: str) -> None:
+    signals = [utterance.signal for utterance in check_audio.utterances]
+    by_nemo = [item["checkpoint"] for item in built.report["stages"]["gate"]["transcripts"]]
+    alone = texts(server, model, signals, concurrency=1)
+    together = texts(server, model, signals, concurrency=len(signals))
+    assert alone == together == by_nemo
+
+
+def test_words_and_confidence_come_with_the_text(server: triton.Server, check_audio: AudioSet) -> None:
+    (result,) = transcribe_all(server.ports.grpc_url, "english_stt", [check_audio.utterances[0].signal])
+    assert not isinstance(result, TranscriptionError)
+    assert 0.5 < result.confidence <= 1.0
+    assert " ".join(word.text for word in result.words) == result.text
+    assert all(0 <= word.start < word.end <= check_audio.utterances[0].seconds + 0.1 for word in result.words)
+
+
+BAD: dict[str, tuple[npt.NDArray[Any], str]] = {
+    "two utterances in one request": (np.zeros((2, 16_000), dtype=np.int16), "one utterance|batch-size must be <= 1"),
+    "empty": (np.zeros((1, 0), dtype=np.int16), "has 0 samples"),
+    "too short": (np.zeros((1, 100), dtype=np.int16), "at least 400"),
+    "too long": (np.zeros((1, 41 * 16_000), dtype=np.int16), "takes at most 40 s"),
+    "wrong type": (np.zeros((1, 16_000), dtype=np.float32), "INT16|data-type"),
+}
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_request_is_refused_with_its_reason(server: triton.Server, model: str, kind: str) -> None:
+    signal, message = BAD[kind]
+
+    async def send() -> None:
+        async with connect(server.ports.grpc_url, model) as client:
+            await client.infer(signal, ["decoded_texts"])
+
+    with pytest.raises(TranscriptionError, match=message):
+        asyncio.run(send())
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_bad_requests_never_change_the_answers_of_others(
+    server: triton.Server, check_audio: AudioSet, model: str
+) -> None:
+    good = [utterance.signal for utterance in check_audio.utterances] * 4
+    expected = texts(server, model, good[: len(check_audio.utterances)], concurrency=1) * 4
+    found: dict[int, str] = {}
+    refused = []
+
+    async def run() -> None:
+        async with connect(server.ports.grpc_url, model) as client:
+
+            async def one(index: int) -> None:
+                found[index] = (await client.transcribe(good[index])).text
+
+            async def bad(signal: npt.NDArray[Any]) -> None:
+                try:
+                    await client.infer(signal, ["decoded_texts"])
+                except TranscriptionError as error:
+                    refused.append(error)
+
+            jobs: list[Any] = []
+            for index in range(len(good)):
+                jobs.append(lambda index=index: one(index))
+                signal = list(BAD.values())[index % len(BAD)][0]
+                jobs.append(lambda signal=signal: bad(signal))
+            await gather_bounded(jobs, concurrency=64)
+
+    asyncio.run(run())
+    assert [found[index] for index in range(len(good))] == expected
+    assert len(refused) == len(good)
+
+
+def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(
+    fresh_server: triton.Server, check_audio: AudioSet
+) -> None:
+    signals = mixed_lengths(check_audio, 512, seed=1)
+    found = texts(fresh_server, "english_stt", signals, concurrency=256)
+    assert not [text for text in found if text.startswith("failed")]
+
+    async def statistics() -> Any:  # noqa: ANN401
+        async with channel(fresh_server.ports.grpc_url) as grpc:
+            return (await grpc.get_inference_statistics("onnx_english_stt")).model_stats[0]
+
+    model = asyncio.run(statistics())
+    # Triton's own figures, with the two warm-up requests of the model in them.
+    assert model.inference_count / model.execution_count >= 12
+    counters = prometheus(fresh_server)
+    assert counters["asr_utterances_total"] == len(signals)
+    assert counters["asr_audio_seconds_total"] / counters["asr_padded_audio_seconds_total"] >= 0.8
+
+
+def prometheus(server: triton.Server) -> dict[str, float]:
+    """The scheduler's counters."""
+    import urllib.request  # noqa: PLC0415
+
+    url = f"http://{server.ports.host}:{server.ports.metrics}/metrics"
+    with urllib.request.urlopen(url, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("asr_")}
+
+
+def test_log_probabilities_come_only_when_asked_for(server: triton.Server, check_audio: AudioSet) -> None:
+    utterance = check_audio.utterances[0]
+    fed = {
+        tensors.AUDIO.name: utterance.samples[None],
+        tensors.AUDIO_LENGTH.name: np.array([[utterance.samples.size]], dtype=np.int32),
+    }
+
+    async def ask(outputs: list[str]) -> dict[str, npt.NDArray[Any]]:
+        async with channel(server.ports.grpc_url) as grpc:
+            return await infer(grpc, "onnx_english_stt", fed, outputs)
+
+    given = asyncio.run(ask(["tokens", "logprobs"]))
+    assert given["logprobs"].shape == (*given["tokens"].shape, 321)
+    assert (given["logprobs"].argmax(axis=2) == given["tokens"]).all()

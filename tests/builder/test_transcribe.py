@@ -1,0 +1,74 @@
+"""`asr` against a real server."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from model_builder import audio_set, triton
+from tests.support.s3 import program
+
+FILES = sorted(audio_set.SHIPPED.glob("*.wav"))
+TRUTH = {name: entry["text"] for name, entry in json.loads((audio_set.SHIPPED / "transcripts.json").read_text()).items()}
+
+
+def asr(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run([program("asr"), *arguments], input=stdin, capture_output=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def address(server: triton.Server) -> tuple[str, ...]:
+    return ("--url", server.ports.grpc_url, "--model", "english_stt")
+
+
+def test_files_are_transcribed_in_the_order_given(address: tuple[str, ...]) -> None:
+    lines = [json.loads(line) for line in asr("transcribe", *address, "--json", *map(str, FILES)).stdout.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == [path.name for path in FILES]
+    right = sum(line["text"] == TRUTH[Path(line["file"]).name] for line in lines)
+    assert right >= 0.8 * len(lines)
+
+
+def test_audio_comes_from_standard_input_too(address: tuple[str, ...]) -> None:
+    path = FILES[0]
+    done = asr("transcribe", *address, "--json", "-", stdin=path.read_bytes())
+    assert json.loads(done.stdout)["text"] == TRUTH[path.name]
+
+
+def test_a_file_that_is_no_audio_fails_alone(address: tuple[str, ...], tmp_path: Path) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"not audio")
+    done = asr("transcribe", *address, "--json", str(bad), str(FILES[0]))
+    first, second = (json.loads(line) for line in done.stdout.splitlines())
+    assert done.returncode == 1
+    assert "error" in first
+    assert second["text"] == TRUTH[FILES[0].name]
+
+
+def test_the_word_error_rate_is_told_when_the_truth_is_known(address: tuple[str, ...]) -> None:
+    done = asr("transcribe", *address, "--reference", str(audio_set.SHIPPED / "transcripts.json"), *map(str, FILES))
+    assert done.returncode == 0
+    assert b"word error rate" in (done.stdout + done.stderr).lower()
+
+
+def test_a_model_that_is_not_served_is_told(server: triton.Server) -> None:
+    done = asr("transcribe", "--url", server.ports.grpc_url, "--model", "french_stt", str(FILES[0]))
+    assert done.returncode == 3
+    assert b"french_stt" in done.stderr
+
+
+def test_the_doctor_finds_a_healthy_server_healthy(address: tuple[str, ...]) -> None:
+    done = asr("doctor", *address)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_bench_reports_throughput_latency_and_batches(address: tuple[str, ...], tmp_path: Path) -> None:
+    output = tmp_path / "results.json"
+    done = asr(
+        *("bench", *address, "--requests", "32", "--concurrency", "16", "--audio-seconds", "2", "10"),
+        *("--output", str(output), *map(str, FILES)),
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads(output.read_text())
+    record = record[0] if isinstance(record, list) else record
+    assert {"case", "engine", "clients", "rtfx", "p50_ms", "p95_ms", "versions", "gpu"} <= set(record)

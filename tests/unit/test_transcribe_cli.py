@@ -1,0 +1,249 @@
+"""The command `asr` as far as it goes without a server."""
+
+import json
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from asr_client import files, word_errors
+from asr_client.audio import AudioFileError
+from asr_client.cli import app
+from asr_client.doctor import Outcome, Served, judge_index, judge_interface, judge_set, parse_address, stt_models
+from asr_client.files import FileResult
+from asr_client.transcription import Transcript, Word
+from asr_serving import tensors
+from typer.testing import CliRunner, Result
+
+COMPLETE = {"n", "preprocessing_n", "onnx_n", "postprocessing_n", "ensemble_n"}
+
+
+def asr(*arguments: str) -> Result:
+    """Run the command; wide, so that its messages are not wrapped."""
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "300", "TERMINAL_WIDTH": "300", "NO_COLOR": "1"})
+
+
+def plain(text: str) -> str:
+    """Without colours, frames and line breaks, so that what is told can be looked for."""
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", text).split())
+
+
+@pytest.fixture
+def closed_port() -> Iterator[str]:
+    """An address where nothing listens: the port is taken, but no connection is accepted."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> str:
+    """One second of silence."""
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(16_000, dtype=np.int16), 16_000)
+    return str(path)
+
+
+# Help
+
+
+@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor"])
+def test_help_names_each_command(command: str) -> None:
+    assert command in plain(asr("--help").output)
+
+
+@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor"])
+def test_help_of_a_command_has_an_example_and_the_default_address(command: str) -> None:
+    told = plain(asr(command, "--help").output)
+    assert f"Example: asr {command} " in told
+    assert "[default: localhost:8001]" in told
+
+
+# No server
+
+
+@pytest.mark.parametrize("command", ["transcribe", "bench"])
+def test_no_server_gives_exit_code_3(command: str, closed_port: str, wav: str) -> None:
+    assert asr(command, "--url", closed_port, wav).exit_code == 3
+
+
+@pytest.mark.parametrize("command", ["transcribe", "bench"])
+def test_no_server_is_told_in_one_line_with_its_address(command: str, closed_port: str, wav: str) -> None:
+    told = asr(command, "--url", closed_port, wav).stderr.strip()
+    assert told.startswith(f"error: no Triton answers at {closed_port}")
+    assert "\n" not in told
+
+
+def test_doctor_says_that_nothing_listens(closed_port: str) -> None:
+    found = asr("doctor", "--url", closed_port)
+    assert found.exit_code == 1
+    assert "Connection refused" in found.stdout
+    assert "Nothing listens there" in found.stdout
+
+
+def test_doctor_tells_json_lines(closed_port: str) -> None:
+    findings = [json.loads(line) for line in asr("doctor", "--json", "--url", closed_port).stdout.splitlines()]
+    assert [(finding["check"], finding["outcome"]) for finding in findings] == [("address", "ok"), ("TCP", "failed")]
+
+
+def test_doctor_tells_an_address_without_a_port() -> None:
+    found = asr("doctor", "--url", "localhost")
+    assert found.exit_code == 1
+    assert "is not HOST:PORT" in found.stdout
+
+
+# Wrong usage
+
+
+@pytest.mark.parametrize("url", ["http://localhost:8001", "localhost", "localhost:", ":8001", "localhost:99999"])
+def test_what_is_not_host_and_port_is_wrong_usage(url: str, wav: str) -> None:
+    assert asr("transcribe", "--url", url, wav).exit_code == 2
+
+
+def test_no_file_is_wrong_usage() -> None:
+    assert asr("transcribe").exit_code == 2
+
+
+def test_a_missing_reference_is_wrong_usage(wav: str) -> None:
+    assert asr("transcribe", "--reference", "/nowhere.json", wav).exit_code == 2
+
+
+def test_a_reference_of_another_form_is_told(tmp_path: Path, wav: str) -> None:
+    reference = tmp_path / "transcripts.json"
+    reference.write_text('{"silence.wav": "text"}')
+    found = asr("transcribe", "--reference", str(reference), wav)
+    assert found.exit_code == 2
+    assert "must be" in found.stderr
+
+
+def test_lengths_the_wrong_way_round_are_wrong_usage(wav: str) -> None:
+    assert asr("bench", "--audio-seconds", "30", "2", wav).exit_code == 2
+
+
+def test_an_output_in_a_missing_folder_is_told_before_the_load(wav: str) -> None:
+    found = asr("bench", "--output", "/nowhere/results.json", wav)
+    assert found.exit_code == 2
+    assert "does not exist" in plain(found.stderr)
+
+
+# Bad files
+
+
+def test_bench_tells_a_bad_file_in_one_line(tmp_path: Path, closed_port: str) -> None:
+    path = tmp_path / "text.wav"
+    path.write_text("this is not audio")
+    found = asr("bench", "--url", closed_port, str(path))
+    assert found.exit_code == 1
+    assert found.stderr.strip() == f"error: {path}: cannot be read as audio (Format not recognised.)"
+
+
+def test_a_folder_is_told_with_what_to_write_instead(tmp_path: Path) -> None:
+    with pytest.raises(AudioFileError, match=re.escape(f"give files, such as {tmp_path}/*.wav")):
+        files.read(str(tmp_path))
+
+
+# Results
+
+
+def test_a_result_is_one_json_object() -> None:
+    transcript = Transcript("hello there", 0.98765432, (Word("hello", 0.08, 0.4), Word("there", 0.48, 0.8)))
+    assert FileResult("a.wav", 1.25, transcript).to_json() == {
+        "file": "a.wav",
+        "text": "hello there",
+        "confidence": 0.9877,
+        "seconds": 1.25,
+        "words": [{"word": "hello", "start": 0.08, "end": 0.4}, {"word": "there", "start": 0.48, "end": 0.8}],
+    }
+
+
+def test_a_failed_file_is_one_json_object_with_the_error() -> None:
+    assert FileResult("a.wav", error="holds no samples").to_json() == {"file": "a.wav", "error": "holds no samples"}
+
+
+# Word error rate
+
+
+def test_word_errors_are_counted_over_the_words_of_the_reference() -> None:
+    pytest.importorskip("jiwer")
+    found = word_errors.count(["one two three four", "five"], ["one too three", "five six"])
+    assert found is not None
+    assert (found.errors, found.words) == (3, 5)
+
+
+def test_files_without_a_known_text_do_not_count() -> None:
+    pytest.importorskip("jiwer")
+    found, known = word_errors.of_files({"a.wav": "one"}, [("folder/a.wav", "one"), ("b.wav", "two")])
+    assert known == 1
+    assert found == word_errors.WordErrors(errors=0, words=1)
+
+
+def test_no_known_text_gives_no_word_error_rate() -> None:
+    assert word_errors.of_files({}, [("a.wav", "one")]) == (None, 0)
+
+
+def test_a_text_for_silence_alone_gives_no_word_error_rate() -> None:
+    pytest.importorskip("jiwer")
+    assert word_errors.count([""], ["time"]) is None
+
+
+# What doctor makes of a server's answers
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"), [("localhost:8001", ("localhost", 8001)), ("[::1]:8001", ("::1", 8001)), ("a.b:1", ("a.b", 1))]
+)
+def test_addresses(url: str, expected: tuple[str, int]) -> None:
+    assert parse_address(url) == expected
+
+
+def test_the_name_of_a_set_is_found_from_its_models() -> None:
+    assert stt_models(COMPLETE | {"resnet"}) == ["n"]
+
+
+@pytest.mark.parametrize("model", ["n", "ensemble_n"])
+def test_a_complete_set_is_good(model: str) -> None:
+    assert judge_set(model, COMPLETE, COMPLETE).outcome is Outcome.OK
+
+
+def test_a_set_with_tensorrt_alone_is_good() -> None:
+    ready = {"n", "preprocessing_n", "tensorrt_n", "postprocessing_n", "ensemble_tensorrt_n"}
+    assert judge_set("n", ready, ready).outcome is Outcome.OK
+
+
+@pytest.mark.parametrize("missing", sorted(COMPLETE))
+def test_a_missing_model_of_a_set_is_named(missing: str) -> None:
+    finding = judge_set("n", COMPLETE - {missing}, COMPLETE)
+    assert finding.outcome is Outcome.FAILED
+    assert missing in finding.message
+
+
+def test_an_unknown_name_is_answered_with_those_that_are_there() -> None:
+    assert "This server has n." in judge_set("english_stt", COMPLETE, COMPLETE).hint
+
+
+def test_a_model_that_did_not_load_is_told_with_triton_s_reason() -> None:
+    finding = judge_index([Served("onnx_n", "1", "UNAVAILABLE", "out of memory")])
+    assert finding.outcome is Outcome.FAILED
+    assert "onnx_n is UNAVAILABLE out of memory" in finding.message
+
+
+@pytest.mark.parametrize("wire", ["PCM16", "FLOAT32", "FLOAT64"])
+def test_the_interface_of_the_tensor_table_is_good(wire: str) -> None:
+    assert judge_interface("n", [tensors.audio_signal(wire)], tensors.TRANSCRIPT).outcome is Outcome.OK
+
+
+def test_another_input_is_told_with_what_is_expected() -> None:
+    finding = judge_interface("n", [tensors.TOKENS], tensors.TRANSCRIPT)
+    assert finding.outcome is Outcome.FAILED
+    assert "takes tokens INT32 [-1]; expected is audio_signal" in finding.message
+
+
+@pytest.mark.parametrize("missing", tensors.TRANSCRIPT, ids=lambda tensor: tensor.name)
+def test_a_missing_output_is_named(missing: tensors.Tensor) -> None:
+    outputs = [tensor for tensor in tensors.TRANSCRIPT if tensor is not missing]
+    finding = judge_interface("n", [tensors.audio_signal("PCM16")], outputs)
+    assert finding.outcome is Outcome.FAILED
+    assert f"gives nothing as {missing.name}" in finding.message

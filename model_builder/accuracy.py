@@ -14,9 +14,7 @@ def word_error_rate(references: Sequence[str], hypotheses: Sequence[str]) -> flo
     return float(jiwer.wer(list(references), list(hypotheses)))
 
 
-def token_agreement(
-    references: Sequence[npt.NDArray[np.int32]], hypotheses: Sequence[npt.NDArray[Any]]
-) -> float:
+def token_agreement(references: Sequence[npt.NDArray[np.int32]], hypotheses: Sequence[npt.NDArray[Any]]) -> float:
     """Share of encoder steps with the same best token; steps that only one side has count against it."""
     same = total = 0
     for reference, hypothesis in zip(references, hypotheses, strict=True):

@@ -187,7 +187,7 @@ def _download(storage: Storage, manifest: Manifest, path: str, target: Path, tas
         raise ArtifactError(f"{storage.join(source)} is missing") from error
     if size != expected.size or digest.hexdigest() != expected.sha256:
         raise ArtifactError(
-            f"{storage.join(source)} was altered: {size} bytes with SHA-256 {digest.hexdigest()[:12]}, the manifest says "
+            f"{storage.join(source)} was altered: {size} bytes with SHA-256 {digest.hexdigest()[:12]}, published were "
             f"{expected.size} bytes with {expected.sha256[:12]}"
         )
 
@@ -205,7 +205,7 @@ def verify(target: str, *, reporter: Reporter) -> Manifest:
     with reporter.task("verify", manifest.size) as task:
         extra = set(storage.list_below(manifest.repository)) - set(manifest.files)
         if extra:
-            raise ArtifactError(f"{target} holds {sorted(extra)[0]}, which is not in the manifest")
+            raise ArtifactError(f"{target} holds {min(extra)}, which is not in the manifest")
 
         def check(path: str) -> None:
             source = f"{manifest.repository}/{path}"

@@ -112,7 +112,9 @@ def describe(folder: Path) -> Description:
         raise CheckpointError(f"{CONFIG} is not a mapping")
     class_name = str(config.get("target", "")).rpartition(".")[2]
     if class_name not in SUPPORTED:
-        raise UnsupportedCheckpointError(f"the checkpoint is a {class_name or 'model of unknown class'}; {SUPPORTED_TEXT}")
+        raise UnsupportedCheckpointError(
+            f"the checkpoint is a {class_name or 'model of unknown class'}; {SUPPORTED_TEXT}"
+        )
     preprocessor, encoder = config.get("preprocessor"), config.get("encoder")
     if not isinstance(preprocessor, dict) or not isinstance(encoder, dict):
         raise CheckpointError(f"{CONFIG} has no preprocessor or no encoder")
@@ -124,7 +126,7 @@ def describe(folder: Path) -> Description:
             folder=folder,
             class_name=class_name,
             vocabulary_kind=SUPPORTED[class_name],
-            sample_rate=int(preprocessor.get("sample_rate", config.get("sample_rate", 16_000))),
+            sample_rate=int(preprocessor.get("sample_rate") or config.get("sample_rate") or 16_000),
             features=int(preprocessor.get("features", 64)),
             subsampling=int(encoder.get("subsampling_factor", 4)),
             preprocessor={key: value for key, value in preprocessor.items() if key != "_target_"},

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -75,31 +74,48 @@ def _default_work() -> Path:
 
 
 @app.command()
-def build(  # noqa: D417 (the options describe themselves)
+def build(
     *,
     source: Annotated[
-        str, typer.Option(help="Checkpoint: a path, hf:owner/name@revision, or s3://bucket/model.nemo.", show_default=False)
+        str,
+        typer.Option(help="Checkpoint: a path, hf:owner/name@revision, or s3://bucket/model.nemo.", show_default=False),
     ],
     name: Annotated[str, typer.Option(help="Name of the model, such as english_stt.", show_default=False)],
     storage: Annotated[
         str,
-        typer.Option(help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."),
+        typer.Option(
+            help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."
+        ),
     ],
-    work: Annotated[Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
+    ] = None,
     engine: Annotated[EngineChoice, typer.Option(help="Runtime of the acoustic model.")] = EngineChoice.onnx,
-    precision: Annotated[PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")] = PrecisionChoice.fp32,
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")
+    ] = PrecisionChoice.fp32,
     frontend: Annotated[
-        FrontendChoice, typer.Option(help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image.")
+        FrontendChoice,
+        typer.Option(
+            help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image."
+        ),
     ] = FrontendChoice.numpy,
     wire: Annotated[WireChoice, typer.Option(help="Encoding of the audio that clients send.")] = WireChoice.pcm16,
     max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
     max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
     check_audio: Annotated[
         Path | None,
-        typer.Option(help="Folder of WAV or FLAC files to check with, and transcripts.json if known.", show_default="a set that ships with the package"),
+        typer.Option(
+            help="Folder of WAV or FLAC files to check with, and transcripts.json if known.",
+            show_default="a set that ships with the package",
+        ),
     ] = None,
-    max_wer_increase_permille: Annotated[int, typer.Option(help="Reject above this word error rate over the checkpoint's.")] = 5,
-    min_token_agreement_permille: Annotated[int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")] = 990,
+    max_wer_increase_permille: Annotated[
+        int, typer.Option(help="Reject above this word error rate over the checkpoint's.")
+    ] = 5,
+    min_token_agreement_permille: Annotated[
+        int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")
+    ] = 990,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
@@ -139,7 +155,9 @@ def fetch(
     artifact_uri: Annotated[str, typer.Argument(help="What `build` printed.")],
     destination: Annotated[Path, typer.Argument(metavar="DEST", help="Folder to create.")],
     *,
-    manifest_sha256: Annotated[str | None, typer.Option(help="Refuse any manifest but this one.", metavar="HEX")] = None,
+    manifest_sha256: Annotated[
+        str | None, typer.Option(help="Refuse any manifest but this one.", metavar="HEX")
+    ] = None,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
@@ -167,7 +185,9 @@ def verify(
 
 @app.command()
 def inspect(
-    target: Annotated[str, typer.Argument(metavar="PATH_OR_URI", help="A fetched folder, an artifact's URI, or a .nemo file.")],
+    target: Annotated[
+        str, typer.Argument(metavar="PATH_OR_URI", help="A fetched folder, an artifact's URI, or a .nemo file.")
+    ],
     *,
     json_log: Json = False,
 ) -> None:
@@ -180,7 +200,9 @@ def inspect(
     with _errors_told(None, json_log=json_log):
         if target.endswith(".nemo") and "://" not in target:
             with tempfile.TemporaryDirectory() as folder:
-                found: checkpoint.Description = inspect_stage.run(Path(target), Path(folder) / "checkpoint", NullReporter())
+                found: checkpoint.Description = inspect_stage.run(
+                    Path(target), Path(folder) / "checkpoint", NullReporter()
+                )
             _show(
                 {
                     "class": found.class_name,
@@ -213,7 +235,8 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "class": f"{provenance.checkpoint_class}  {provenance.parameters / 1e6:.2f} M parameters",
         "WER": f"{wer:.2%} served" + (f", {baseline:.2%} by NeMo" if baseline is not None else " against NeMo"),
         "agreement": f"{gate['text_agreement']:.2%} of texts  {gate['token_agreement']:.2%} of tokens like NeMo's",
-        "differences": f"features ≤ {check['max_feature_difference']:.1e}  log-probabilities ≤ {check['max_logprob_difference']:.1e}",
+        "differences": f"features ≤ {check['max_feature_difference']:.1e}  "
+        f"log-probabilities ≤ {check['max_logprob_difference']:.1e}",
         "built": f"{provenance.built_at:%Y-%m-%d %H:%M} UTC",
         "versions": "  ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         "files": f"{len(manifest.files)}  {manifest.size / 1e6:.1f} MB",
@@ -234,7 +257,9 @@ def _show(rows: dict[str, Any], *, as_json: bool) -> None:
 
 @app.command()
 def serve(
-    repository_dir: Annotated[Path, typer.Argument(help="A fetched artifact, or any Triton model repository.", exists=True, file_okay=False)],
+    repository_dir: Annotated[
+        Path, typer.Argument(help="A fetched artifact, or any Triton model repository.", exists=True, file_okay=False)
+    ],
     *,
     grpc_port: Annotated[int, typer.Option(help="gRPC; 8001 is Triton's own default.")] = 8001,
     http_port: Annotated[int, typer.Option(help="HTTP: /v2/health/ready and the REST API.")] = 8000,
@@ -284,7 +309,9 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
         if json_log:
             JsonReporter().error(str(error), reason=error.reason, exit_code=error.exit_code)
         else:
-            Console(stderr=True, highlight=False).print(f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep="")
+            Console(stderr=True, highlight=False).print(
+                f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep=""
+            )
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt as error:
         raise typer.Exit(130) from error
@@ -296,4 +323,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -33,7 +33,8 @@ class Reference:
     @property
     def tokens(self) -> npt.NDArray[np.int32]:
         """[steps] best token of each step."""
-        return self.logprobs.argmax(axis=1).astype(np.int32)
+        best: npt.NDArray[np.int32] = self.logprobs.argmax(axis=1).astype(np.int32)
+        return best
 
 
 def _import() -> Any:  # noqa: ANN401 (NeMo has no types)

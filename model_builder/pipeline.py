@@ -93,7 +93,7 @@ def build(options: Options, reporter: Reporter) -> Published:
 
     with report.stage("fetch") as entry:
         fetched = fetch.run(options.source, options.work, reporter)
-        entry |= {"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision}
+        entry.update({"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision})
         entry["bytes"] = fetched.path.stat().st_size
     recipe = recipe_for(options, checkpoint_sha256=fetched.sha256, check_audio_sha256=audio.sha256)
     report.content |= {"recipe": recipe.model_dump(mode="json"), "build_key": build_key(recipe)}
@@ -104,29 +104,27 @@ def build(options: Options, reporter: Reporter) -> Published:
 
     with report.stage("inspect") as entry:
         description = inspect.run(fetched.path, options.work / "checkpoint", reporter)
-        entry |= {"class": description.class_name, "features": description.features}
-        entry |= {"subsampling": description.subsampling, "vocabulary": description.vocabulary_kind}
+        entry.update({"class": description.class_name, "features": description.features})
+        entry.update({"subsampling": description.subsampling, "vocabulary": description.vocabulary_kind})
     checkpoint = _load(report, description, reporter)
 
     graphs = options.work / "graphs"
     graphs.mkdir(exist_ok=True)
-    hop = int(checkpoint.mel_parts()["hop"])
     with report.stage("export") as entry:
+        hop = int(checkpoint.mel_parts()["hop"])
         frames = recipe.max_audio_seconds * SAMPLE_RATE // hop + 1
-        entry |= export.run(checkpoint, graphs / "acoustic.onnx", max_frames=frames, reporter=reporter)
+        entry.update(export.run(checkpoint, graphs / "acoustic.onnx", max_frames=frames, reporter=reporter))
     with report.stage("frontend"):
         mel, model = frontend.run(checkpoint, graphs / "acoustic.onnx", graphs, recipe=recipe, reporter=reporter)
     with report.stage("check") as entry:
         checked, references = check.run(checkpoint, mel, model, audio, recipe=recipe, reporter=reporter)
-        entry |= checked
+        entry.update(checked)
     folder = options.work / "repository"
     with report.stage("repository"):
         repository.run(checkpoint, model, folder, recipe=recipe, reporter=reporter)
     with report.stage("gate") as entry:
-        gated = gate.run(
-            folder, audio, references, recipe=recipe, log=options.work / "triton.log", reporter=reporter
-        )
-        entry |= gated
+        gated = gate.run(folder, audio, references, recipe=recipe, log=options.work / "triton.log", reporter=reporter)
+        entry.update(gated)
     with report.stage("publish") as entry:
         published = publish.run(
             folder,
@@ -143,7 +141,7 @@ def build(options: Options, reporter: Reporter) -> Published:
             gate=gated,
             reporter=reporter,
         )
-        entry |= {"uri": published.uri}
+        entry.update({"uri": published.uri})
     return _done(report, published)
 
 
@@ -169,7 +167,9 @@ def recipe_for(options: Options, *, checkpoint_sha256: str, check_audio_sha256: 
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise OptionError(f"--{'-'.join(str(part) for part in first['loc']).replace('_', '-')}: {first['msg']}") from error
+        raise OptionError(
+            f"--{'-'.join(str(part) for part in first['loc']).replace('_', '-')}: {first['msg']}"
+        ) from error
 
 
 class OptionError(BuilderError):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 
 class Task(Protocol):
@@ -31,7 +31,7 @@ class Reporter(Protocol):
         """A line worth keeping."""
 
     @contextmanager
-    def task(self, name: str, total: float | None = None) -> Iterator[Task]:
+    def task(self, name: str, total: float | None = None) -> Iterator[Task]:  # noqa: ARG002 (a protocol)
         """Show `name` while the block runs; `total` in the units of `advance`, None when not known."""
         yield NullTask()
 
@@ -134,7 +134,7 @@ class RichReporter:
 class _RichTask:
     def __init__(self) -> None:
         self.progress: Progress | None = None
-        self.identity = None
+        self.identity: TaskID | None = None
         self.last = ""
 
     def advance(self, amount: float = 1) -> None:

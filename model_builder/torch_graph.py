@@ -44,7 +44,7 @@ class MelRecipe:
 class LogMel(nn.Module):
     """Audio [B, L] float32 and samples [B, 1] int32 to features [B, bands, L // hop + 1] and frames [B, 1] int32.
 
-    Pre-emphasis, windowed power spectrum with zero-padded centres, mel bands, log, and per band the mean removed and the
+    Pre-emphasis, windowed power spectrum with zero-padded centres, mel bands, log; per band the mean removed and the
     deviation (N - 1) divided out over the true length; zero behind it. The recipe is that of NeMo's FilterbankFeatures.
     """
 
@@ -85,14 +85,19 @@ class LogMel(nn.Module):
 
 
 class CtcHead(nn.Module):
-    """Features [B, bands, T] and frames [B, 1] to best tokens, their log-probabilities, lengths and all log-probabilities."""
+    """From features [B, bands, T] and frames [B, 1].
+
+    Gives best tokens [B, S], their log-probabilities [B, S], steps [B, 1], and all log-probabilities [B, S, classes].
+    """
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
         self.decoder = decoder
 
-    def forward(self, processed_signal: torch.Tensor, processed_signal_length: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(
+        self, processed_signal: torch.Tensor, processed_signal_length: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
         """Run encoder and decoder; argmax and lengths in the graph."""
         encoded, lengths = self.encoder(
             audio_signal=processed_signal, length=processed_signal_length[:, 0].to(torch.int64)

@@ -49,7 +49,8 @@ class Ports:
         """Three ports that nobody listens on now."""
         sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
         try:
-            return cls(*(int(item.getsockname()[1]) for item in sockets))
+            grpc, http, metrics = (int(item.getsockname()[1]) for item in sockets)
+            return cls(grpc, http, metrics)
         finally:
             for item in sockets:
                 item.close()
@@ -76,7 +77,9 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
     """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise MissingExtraError("no Triton on this machine; pip install 'asr-operator[builder]' brings a CPU build of it")
+        raise MissingExtraError(
+            "no Triton on this machine; pip install 'asr-operator[builder]' brings a CPU build of it"
+        )
     package = Path(spec.origin).parent
     server = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"

@@ -6,6 +6,7 @@ from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
+
 from asr_serving.audio import MAX_AMPLITUDE
 from asr_serving.tensors import SAMPLE_RATE
 

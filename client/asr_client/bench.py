@@ -14,10 +14,10 @@ from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
-from asr_serving.tensors import SAMPLE_RATE
 
 from asr_client.server_statistics import ModelStatistics, Statistics, acoustic_model, difference, parse
 from asr_client.transcription import Client, Pcm, TranscriptionError, connect
+from asr_serving.tensors import SAMPLE_RATE
 
 PERCENTILES = (50, 90, 95, 99)
 TERCILES = ("short", "middle", "long")

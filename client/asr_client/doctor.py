@@ -16,11 +16,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
-from asr_serving import tensors
-from asr_serving.tensors import SAMPLE_RATE, Tensor, model_names
 
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
 from asr_client.transcription import Client, Pcm, TranscriptionError, channel, infer
+from asr_serving import tensors
+from asr_serving.tensors import SAMPLE_RATE, Tensor, model_names
 
 CONNECT_SECONDS = 5.0
 ASK_SECONDS = 15.0

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from asr_serving.tensors import SAMPLE_RATE
-
 from asr_client import audio
 from asr_client.transcription import Pcm, Transcript, TranscriptionError, connect, gather_bounded
+from asr_serving.tensors import SAMPLE_RATE
 
 STDIN = "-"
 

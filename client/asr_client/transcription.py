@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
 from asr_serving import tensors
 
 Pcm = npt.NDArray[np.int16]

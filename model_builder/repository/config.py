@@ -1,6 +1,6 @@
 """`config.pbtxt` of each model, as protobuf messages. Adapter of tritonclient's protobuf. Pure."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from google.protobuf import text_format
@@ -19,7 +19,9 @@ def _dtype(tensor: Tensor) -> int:
     return int(model_config_pb2.DataType.Value(f"TYPE_{tensor.dtype}"))
 
 
-def _config(name: str, backend: str, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor], max_batch_size: int) -> Any:  # noqa: ANN401
+def _config(
+    name: str, backend: str, *, inputs: Sequence[Tensor], outputs: Sequence[Tensor], max_batch_size: int
+) -> Any:  # noqa: ANN401
     return model_config_pb2.ModelConfig(
         name=name,
         backend=backend,
@@ -104,10 +106,19 @@ def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, ho
         tensor.allow_ragged_batch = True
     postprocessing.dynamic_batching.SetInParent()
     _on_cpu(postprocessing, 1)
-    _warm_up(postprocessing, "ten_steps", [(tensors.TOKENS, [10]), (tensors.TOKEN_LOGPROBS, [10]), (tensors.ENCODED_LENGTH, [1])], batch_size=1)
+    _warm_up(
+        postprocessing,
+        "ten_steps",
+        [(tensors.TOKENS, [10]), (tensors.TOKEN_LOGPROBS, [10]), (tensors.ENCODED_LENGTH, [1])],
+        batch_size=1,
+    )
 
     scheduler = _config(
-        names["scheduler"], "python", inputs=[signal], outputs=tensors.TRANSCRIPT, max_batch_size=max(64, recipe.max_batch_size)
+        names["scheduler"],
+        "python",
+        inputs=[signal],
+        outputs=tensors.TRANSCRIPT,
+        max_batch_size=max(64, recipe.max_batch_size),
     )
     scheduler.input[0].allow_ragged_batch = True
     scheduler.dynamic_batching.SetInParent()
@@ -115,26 +126,29 @@ def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, ho
     # No warm-up: Triton refuses calls between models ("Server not ready") until every model is loaded. The acoustic
     # model has a warm-up of its own, and the server is ready only when all models are.
 
-    ensemble = _ensemble(names["ensemble"], [signal], tensors.TRANSCRIPT, steps=[
-        (names["preprocessing"], {signal.name: signal.name}, {audio.name: audio.name, length.name: length.name}),
-        (names["onnx"], {audio.name: audio.name, length.name: length.name}, {tensor.name: tensor.name for tensor in tensors.ACOUSTIC}),
-        (names["postprocessing"], {tensor.name: tensor.name for tensor in tensors.ACOUSTIC}, {tensor.name: tensor.name for tensor in tensors.TRANSCRIPT}),
-    ])  # fmt: skip
+    ensemble = _ensemble(
+        names["ensemble"],
+        steps=[
+            (names["preprocessing"], [signal], [audio, length]),
+            (names["onnx"], [audio, length], tensors.ACOUSTIC),
+            (names["postprocessing"], tensors.ACOUSTIC, tensors.TRANSCRIPT),
+        ],
+    )
     return {config.name: config for config in (preprocessing, acoustic, postprocessing, scheduler, ensemble)}
 
 
-def _ensemble(
-    name: str,
-    inputs: Sequence[Tensor],
-    outputs: Sequence[Tensor],
-    *,
-    steps: Sequence[tuple[str, Mapping[str, str], Mapping[str, str]]],
-) -> Any:  # noqa: ANN401
+def _ensemble(name: str, *, steps: Sequence[tuple[str, Sequence[Tensor], Sequence[Tensor]]]) -> Any:  # noqa: ANN401
+    """Chain models, each with what it takes and gives; every tensor keeps its name on the way."""
     # One utterance a request: a batch of two is refused at the door, before it can meet other requests.
-    config = _config(name, "", inputs=inputs, outputs=outputs, max_batch_size=1)
+    config = _config(name, "", inputs=steps[0][1], outputs=steps[-1][2], max_batch_size=1)
     config.platform = "ensemble"
     for model, taken, given in steps:
-        config.ensemble_scheduling.step.add(model_name=model, model_version=-1, input_map=taken, output_map=given)
+        config.ensemble_scheduling.step.add(
+            model_name=model,
+            model_version=-1,
+            input_map={tensor.name: tensor.name for tensor in taken},
+            output_map={tensor.name: tensor.name for tensor in given},
+        )
     return config
 
 

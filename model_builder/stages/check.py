@@ -83,7 +83,8 @@ def run(
 def _judge(figures: Figures, recipe: Recipe) -> None:
     if figures.max_feature_difference > MAX_FEATURE_DIFFERENCE:
         raise RejectedError(
-            f"features differ from NeMo's by {figures.max_feature_difference:.3g}; at most {MAX_FEATURE_DIFFERENCE:g} is accepted"
+            f"features differ from NeMo's by {figures.max_feature_difference:.3g}; at most "
+            f"{MAX_FEATURE_DIFFERENCE:g} is accepted"
         )
     fp32 = recipe.precision is Precision.FP32
     if fp32 and figures.max_logprob_difference > MAX_LOGPROB_DIFFERENCE_FP32:
@@ -134,7 +135,9 @@ def _compare_features(
     for signal, reference in zip(signals, references, strict=True):
         # Padded with noise to twice its length, against NeMo's features of the utterance alone.
         audio, lengths = _noisy_pad([signal, np.zeros(2 * signal.size, dtype=np.float32)], seed=0)
-        features = session.run({tensors.AUDIO.name: audio[:1], tensors.AUDIO_LENGTH.name: lengths[:1]})["processed_signal"]
+        features = session.run({tensors.AUDIO.name: audio[:1], tensors.AUDIO_LENGTH.name: lengths[:1]})[
+            "processed_signal"
+        ]
         difference = np.abs(features[0, :, : reference.features.shape[1]] - reference.features)
         if not finite({"features": difference}):
             raise RejectedError("the mel graph gives NaN or infinite features")

@@ -41,5 +41,7 @@ def run(checkpoint: Checkpoint, target: Path, *, max_frames: int, reporter: Repo
                 example=example,
             )
         result = onnx_graph.summary(target)
-        task.note(f"{checkpoint.parameters / 1e6:.2f} M parameters  {result['nodes']} nodes  {result['bytes'] / 1e6:.1f} MB")
+        task.note(
+            f"{checkpoint.parameters / 1e6:.2f} M parameters  {result['nodes']} nodes  {result['bytes'] / 1e6:.1f} MB"
+        )
     return result

@@ -42,7 +42,9 @@ def run(source: str, folder: Path, reporter: Reporter) -> Fetched:
     else:
         path, revision = Path(source).expanduser(), None
         if not path.is_file():
-            raise SourceError(f"{source} is not a file; a source is a path, hf:owner/name@revision, or s3://bucket/model.nemo")
+            raise SourceError(
+                f"{source} is not a file; a source is a path, hf:owner/name@revision, or s3://bucket/model.nemo"
+            )
     with reporter.task("fetch", path.stat().st_size) as task:
         sha256 = _digest(path, task)
         task.note(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB  sha256 {sha256[:12]}")
@@ -90,7 +92,9 @@ def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path
         info = huggingface_hub.HfApi().model_info(repository, revision=revision)
         names = [item.rfilename for item in info.siblings if item.rfilename.endswith(".nemo")]
         if len(names) != 1:
-            raise SourceError(f"{repository} holds {len(names)} .nemo files ({', '.join(names) or 'none'}); one is needed")
+            raise SourceError(
+                f"{repository} holds {len(names)} .nemo files ({', '.join(names) or 'none'}); one is needed"
+            )
         path = huggingface_hub.hf_hub_download(repository, names[0], revision=info.sha, local_dir=folder)
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
         raise SourceError(f"cannot fetch {repository}@{revision or 'main'} from the hub: {error}") from error

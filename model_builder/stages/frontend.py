@@ -11,7 +11,9 @@ from model_builder.progress import Reporter
 from model_builder.recipe import Frontend, Precision, Recipe
 
 
-def run(checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe, reporter: Reporter) -> tuple[Path, Path]:
+def run(
+    checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe, reporter: Reporter
+) -> tuple[Path, Path]:
     """Write `frontend.onnx` (audio to features) and `model.onnx` (what Triton serves); returns both paths."""
     import torch  # noqa: PLC0415
 

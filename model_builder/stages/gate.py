@@ -5,6 +5,7 @@ hand, which shows the tokens.
 """
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,11 @@ def run(
                 raise
         figures = _figures(texts, tokens, audio, references)
         figures["server"] = triton.version()
-        told = "" if figures["checkpoint_wer"] is None else f"WER {figures['wer']:.2%} (NeMo {figures['checkpoint_wer']:.2%})  "
+        told = (
+            ""
+            if figures["checkpoint_wer"] is None
+            else f"WER {figures['wer']:.2%} (NeMo {figures['checkpoint_wer']:.2%})  "
+        )
         task.note(f"{told}texts {figures['text_agreement']:.2%}  tokens {figures['token_agreement']:.2%} like NeMo's")
         _judge(figures, recipe)
     return figures
@@ -87,8 +92,9 @@ async def _tokens(url: str, recipe: Recipe, audio: AudioSet, task: Task) -> list
             found[index] = given["tokens"][0, : given["encoded_length"].item()]
             task.advance()
 
+        jobs = [functools.partial(one, index) for index in range(len(audio.utterances))]
         try:
-            await gather_bounded([lambda index=index: one(index) for index in range(len(audio.utterances))], CONCURRENCY)
+            await gather_bounded(jobs, CONCURRENCY)
         except TranscriptionError as error:
             raise RejectedError(f"{names['preprocessing']} or {names['onnx']} failed: {error}") from error
     return [found[index] for index in range(len(found))]
@@ -124,7 +130,11 @@ def _figures(
 
 def _judge(figures: dict[str, Any], recipe: Recipe) -> None:
     differing = [item for item in figures["transcripts"] if item["checkpoint"] != item["served"]]
-    example = f"; {differing[0]['file']}: NeMo {differing[0]['checkpoint']!r}, served {differing[0]['served']!r}" if differing else ""
+    example = (
+        f"; {differing[0]['file']}: NeMo {differing[0]['checkpoint']!r}, served {differing[0]['served']!r}"
+        if differing
+        else ""
+    )
     if figures["wer_increase"] * 1000 > recipe.max_wer_increase_permille:
         raise RejectedError(
             f"served word error rate is {figures['wer_increase']:.2%} above the checkpoint's; at most "

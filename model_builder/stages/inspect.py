@@ -24,7 +24,5 @@ def run(source: Path, folder: Path, reporter: Reporter) -> Description:
             raise WorkFolderError(f"cannot prepare {folder}: {error}") from error
         unpack(source, folder)
         description = describe(folder)
-        task.note(
-            f"{description.class_name}  {description.features} mel bands  {description.subsampling}x subsampling"
-        )
+        task.note(f"{description.class_name}  {description.features} mel bands  {description.subsampling}x subsampling")
     return description

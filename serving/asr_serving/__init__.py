@@ -1,1 +1,4 @@
-"""What runs inside Triton: numpy and the standard library only. Each Python model's folder gets a copy of this package."""
+"""What runs inside Triton: numpy and the standard library only.
+
+The folder of each Python model in the repository gets a copy of this package.
+"""

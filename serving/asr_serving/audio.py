@@ -52,7 +52,7 @@ def decode(signal: npt.NDArray[np.generic], limits: Limits) -> npt.NDArray[np.fl
     samples = signal[0]
     if samples.size < MIN_SAMPLES:
         raise AudioError(
-            f"audio_signal has {samples.size} samples; at least {MIN_SAMPLES} ({MIN_SAMPLES / SAMPLE_RATE * 1000:.0f} ms "
+            f"audio_signal has {samples.size} samples; at least {MIN_SAMPLES} ({1000 * MIN_SAMPLES // SAMPLE_RATE} ms "
             f"at {SAMPLE_RATE} Hz) are needed"
         )
     if samples.size > limits.max_samples:
@@ -61,17 +61,22 @@ def decode(signal: npt.NDArray[np.generic], limits: Limits) -> npt.NDArray[np.fl
             f"{limits.max_seconds:g} s: cut the audio at a pause"
         )
     if samples.dtype == np.int16:
-        return samples.astype(np.float32) / np.float32(32768.0)
+        scaled: npt.NDArray[np.float32] = samples.astype(np.float32) / np.float32(32768.0)
+        return scaled
     if not np.isfinite(samples).all():
         raise AudioError("audio_signal holds NaN or infinite values")
     if np.abs(samples).max() > MAX_AMPLITUDE:
         raise AudioError(
-            f"audio_signal reaches {np.abs(samples).max():g}; float audio is expected in [-1, 1]: divide 16-bit integers by 32768"
+            f"audio_signal reaches {np.abs(samples).max():g}; float audio is expected in [-1, 1]: "
+            "divide 16-bit integers by 32768"
         )
-    return samples.astype(np.float32)
+    converted: npt.NDArray[np.float32] = samples.astype(np.float32)
+    return converted
 
 
-def pad(signals: Sequence[npt.NDArray[np.float32]], samples: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+def pad(
+    signals: Sequence[npt.NDArray[np.float32]], samples: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
     """Stack utterances into one batch, zeros behind each.
 
     Args:

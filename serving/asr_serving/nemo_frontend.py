@@ -11,8 +11,8 @@ import numpy.typing as npt
 # not ASCII.
 locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
-import torch
-from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor
+import torch  # noqa: E402
+from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor  # noqa: E402
 
 PREPROCESSOR_FILE = "preprocessor.json"
 
@@ -24,7 +24,9 @@ class NemoFrontend:
         config = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
         self._preprocessor = AudioToMelSpectrogramPreprocessor(**config).eval()
 
-    def __call__(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.generic]]:
+    def __call__(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int32]
+    ) -> dict[str, npt.NDArray[np.generic]]:
         """Compute normalised log-mel features [B, bands, frames] and their lengths [B, 1]."""
         with torch.inference_mode():
             features, frames = self._preprocessor(

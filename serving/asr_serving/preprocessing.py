@@ -1,7 +1,8 @@
 """Triton model `preprocessing_N`: checks and converts audio, and pads it to a shape of the grid.
 
-The mel features are computed inside the acoustic graph, or here when NeMo's preprocessor is the front end. Requests of one length class leave with equal shapes, so that
-Triton can batch them at the acoustic model. One bad request never fails its neighbours: errors go out one by one.
+The mel features are computed inside the acoustic graph, or here when NeMo's preprocessor is the front end. Requests of
+one length class leave with equal shapes, so that Triton can batch them at the acoustic model. One bad request never
+fails its neighbours: errors go out one by one.
 """
 
 from pathlib import Path

@@ -79,7 +79,9 @@ class TritonPythonModel:
             try:
                 responses = self._serve(batch)
             except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
-                responses = [_error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)] * len(batch)
+                responses = [_error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)] * len(
+                    batch
+                )
                 self._counters.add(failed=len(batch))
             for waiting, response in zip(batch, responses, strict=True):
                 _answer(waiting.sender, response)
@@ -155,4 +157,3 @@ def _answer(sender: Any, response: Any) -> None:  # noqa: ANN401
         sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
     except Exception as error:  # noqa: BLE001 (Triton raises its own exception types)
         pb_utils.Logger.log_error(f"an answer could not be sent: {error}")
-

@@ -1,4 +1,4 @@
-"""The demo checkpoint, built once a session by the command line, published to a real S3 server, served by a real Triton."""
+"""The demo checkpoint, built once a session by the command line, in a real S3 server and a real Triton."""
 
 import json
 import os
@@ -12,7 +12,8 @@ import pytest
 
 from model_builder import audio_set, triton
 from model_builder.audio_set import AudioSet
-from tests.support.s3 import S3Server, program, s3_server
+from tests.support.programs import program
+from tests.support.s3 import S3Server, s3_server
 
 NAME = "english_stt"
 
@@ -53,7 +54,9 @@ class Builder:
             *("--work", str(folder), *arguments),
         )
         assert done.returncode == 0, done.stderr
-        return Built(done.stdout.splitlines()[-1], folder, json.loads((folder / "report.json").read_text()), done.stderr)
+        return Built(
+            done.stdout.splitlines()[-1], folder, json.loads((folder / "report.json").read_text()), done.stderr
+        )
 
 
 @pytest.fixture(scope="session")

@@ -13,26 +13,14 @@ from asr_serving import tensors
 from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
+from tests.support.load import Pcm, prometheus, utterances
 
 MODELS = ("english_stt", "ensemble_english_stt")
-Pcm = npt.NDArray[np.int16]
 
 
 def texts(server: triton.Server, model: str, signals: Sequence[Pcm], *, concurrency: int) -> list[str]:
     results = transcribe_all(server.ports.grpc_url, model, signals, concurrency=concurrency)
     return [result.text if not isinstance(result, TranscriptionError) else f"failed: {result}" for result in results]
-
-
-def mixed_lengths(audio: AudioSet, count: int, *, seed: int, shortest: float = 2, longest: float = 30) -> list[Pcm]:
-    """Pieces of the check audio, joined end to end, of uniformly distributed length in seconds."""
-    random = np.random.default_rng(seed)
-    speech = np.tile(np.concatenate([utterance.signal for utterance in audio.utterances]), 2)
-    pieces = []
-    for _ in range(count):
-        size = int(random.uniform(shortest, longest) * tensors.SAMPLE_RATE)
-        start = int(random.integers(0, speech.size - size))
-        pieces.append(speech[start : start + size])
-    return pieces
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -108,9 +96,9 @@ def test_bad_requests_never_change_the_answers_of_others(
 
 
 def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(
-    fresh_server: triton.Server, check_audio: AudioSet
+    fresh_server: triton.Server,
 ) -> None:
-    signals = mixed_lengths(check_audio, 512, seed=1)
+    signals = utterances(512, seed=1, shortest=2, longest=30)
     found = texts(fresh_server, "english_stt", signals, concurrency=256)
     assert not [text for text in found if text.startswith("failed")]
 
@@ -121,19 +109,9 @@ def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(
     model = asyncio.run(statistics())
     # Triton's own figures, with the two warm-up requests of the model in them.
     assert model.inference_count / model.execution_count >= 12
-    counters = prometheus(fresh_server)
+    counters = prometheus(fresh_server.ports)
     assert counters["asr_utterances_total"] == len(signals)
     assert counters["asr_audio_seconds_total"] / counters["asr_padded_audio_seconds_total"] >= 0.8
-
-
-def prometheus(server: triton.Server) -> dict[str, float]:
-    """The scheduler's counters."""
-    import urllib.request  # noqa: PLC0415
-
-    url = f"http://{server.ports.host}:{server.ports.metrics}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as response:
-        lines = response.read().decode().splitlines()
-    return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("asr_")}
 
 
 def test_log_probabilities_come_only_when_asked_for(server: triton.Server, check_audio: AudioSet) -> None:

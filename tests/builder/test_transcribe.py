@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from model_builder import audio_set, triton
-from tests.support.s3 import program
+from tests.support.programs import program
 
 FILES = sorted(audio_set.SHIPPED.glob("*.wav"))
-TRUTH = {name: entry["text"] for name, entry in json.loads((audio_set.SHIPPED / "transcripts.json").read_text()).items()}
+TRUTH = {
+    name: entry["text"] for name, entry in json.loads((audio_set.SHIPPED / "transcripts.json").read_text()).items()
+}
 
 
 def asr(*arguments: str, stdin: bytes | None = None) -> subprocess.CompletedProcess[bytes]:

@@ -27,8 +27,6 @@ def test_the_variant_transcribes_what_nemo_does(
 def test_half_precision_halves_the_weights(builder: Builder, demo_checkpoint: Path) -> None:
     fp16 = builder.build("fp16", "--precision", "fp16", "--wire", "float32", source=demo_checkpoint)
     fp32 = builder.build("fp32", source=demo_checkpoint)
-    sizes = [
-        (builder.s3.folder / built.uri.removeprefix("s3://asr-models/")) for built in (fp16, fp32)
-    ]
+    sizes = [(builder.s3.folder / built.uri.removeprefix("s3://asr-models/")) for built in (fp16, fp32)]
     small, large = (next(size.rglob("model.onnx")).stat().st_size for size in sizes)
     assert small < 0.75 * large

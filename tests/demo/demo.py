@@ -15,7 +15,8 @@ from rich.console import Console
 
 from model_builder.audio_set import SHIPPED, TRANSCRIPTS
 from model_builder.triton import Ports
-from tests.support.s3 import program, s3_server
+from tests.support.programs import program
+from tests.support.s3 import s3_server
 
 CHECKPOINT = Path(__file__).parent / "english_stt.nemo"
 NAME = "english_stt"

@@ -4,7 +4,6 @@ import os
 import secrets
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,8 +87,3 @@ def _await_answer(process: subprocess.Popen[bytes], environment: dict[str, str],
         else:
             return
     raise RuntimeError(f"the S3 server did not start:\n{log.read_text(errors='replace')}")
-
-
-def program(name: str) -> str:
-    """Path of a program of this environment, such as `model-builder`."""
-    return str(Path(sys.executable).parent / name)

@@ -123,6 +123,6 @@ def test_storage_that_refuses_connections_is_a_transient_error(monkeypatch: pyte
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    with pytest.raises(StorageError, match="cannot read s3://bucket/prefix/manifest.json") as caught:
+    with pytest.raises(StorageError, match=r"cannot read s3://bucket/prefix/manifest\.json") as caught:
         Storage("s3://bucket/prefix").read("manifest.json")
     assert caught.value.transient

@@ -7,10 +7,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from asr_client.audio import AudioFileError, read
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+
+from asr_client.audio import AudioFileError, read
 
 TONE_HZ = 440
 

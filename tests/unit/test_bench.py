@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from asr_client import plot
 from asr_client.bench import (
     Answer,
@@ -29,8 +32,6 @@ from asr_client.server_statistics import (
     difference,
     parse,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 RATE = 16_000
 SPEECH: list[npt.NDArray[np.int16]] = [

@@ -69,7 +69,9 @@ def test_a_supported_checkpoint_is_described(write: Write, tmp_path: Path) -> No
     ],
     ids=lambda info: info.name,
 )
-def test_members_that_a_checkpoint_has_no_use_for_are_refused(write: Write, tmp_path: Path, extra: tarfile.TarInfo) -> None:
+def test_members_that_a_checkpoint_has_no_use_for_are_refused(
+    write: Write, tmp_path: Path, extra: tarfile.TarInfo
+) -> None:
     with pytest.raises(CheckpointError, match="member"):
         opened(write(extra=extra), tmp_path / "unpacked")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.nemo", "unpacked"]
@@ -83,14 +85,14 @@ def test_a_member_that_comes_twice_is_refused(write: Write, tmp_path: Path) -> N
 def test_a_file_that_is_no_tar_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.nemo"
     path.write_bytes(b"not a tar archive" * 1000)
-    with pytest.raises(CheckpointError, match="not a complete .nemo file"):
+    with pytest.raises(CheckpointError, match=r"not a complete \.nemo file"):
         opened(path, tmp_path / "unpacked")
 
 
 def test_a_truncated_archive_is_refused(write: Write, tmp_path: Path) -> None:
     path = write()
     path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(CheckpointError, match="model_config.yaml|not a complete"):
+    with pytest.raises(CheckpointError, match=r"model_config\.yaml|not a complete"):
         opened(path, tmp_path / "unpacked")
 
 

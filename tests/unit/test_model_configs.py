@@ -3,17 +3,23 @@
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
 from hypothesis import given, settings
 from tritonclient.grpc import model_config_pb2
 
-from google.protobuf import text_format
 from model_builder.recipe import Engine, Recipe
 from model_builder.repository.config import model_configs, to_text
 from model_builder.repository.layout import grid_for
 from tests.unit.test_recipe import example, recipes
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "repository"
-MODELS = ("preprocessing_english_stt", "onnx_english_stt", "postprocessing_english_stt", "ensemble_english_stt", "english_stt")
+MODELS = (
+    "preprocessing_english_stt",
+    "onnx_english_stt",
+    "postprocessing_english_stt",
+    "ensemble_english_stt",
+    "english_stt",
+)
 
 
 def texts(recipe: Recipe) -> dict[str, str]:

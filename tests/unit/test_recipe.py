@@ -50,9 +50,11 @@ def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
     assert " " not in text
 
 
-@pytest.mark.parametrize("name", ["", "English", "english-stt", "1english", "a" * 41, "english/stt", "ensemble_english"])
+@pytest.mark.parametrize(
+    "name", ["", "English", "english-stt", "1english", "a" * 41, "english/stt", "ensemble_english"]
+)
 def test_names_that_triton_or_storage_would_not_take_are_refused(name: str) -> None:
-    with pytest.raises(ValidationError, match="model_name|names a part of the repository"):
+    with pytest.raises(ValidationError, match=r"model_name|names a part of the repository"):
         example(model_name=name)
 
 

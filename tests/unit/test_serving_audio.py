@@ -1,4 +1,5 @@
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from asr_serving.audio import MIN_SAMPLES, AudioError, Limits, decode, pad
@@ -35,7 +36,9 @@ def test_the_result_outlives_the_request() -> None:
         (np.full((1, 4000), 20_000.0, dtype=np.float32), "divide 16-bit integers by 32768"),
     ],
 )
-def test_audio_that_cannot_be_transcribed_is_refused_with_a_reason(signal: np.ndarray, message: str) -> None:
+def test_audio_that_cannot_be_transcribed_is_refused_with_a_reason(
+    signal: npt.NDArray[np.generic], message: str
+) -> None:
     with pytest.raises(AudioError, match=message):
         decode(signal, LIMITS)
 

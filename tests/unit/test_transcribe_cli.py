@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from typer.testing import CliRunner, Result
+
 from asr_client import files, word_errors
 from asr_client.audio import AudioFileError
 from asr_client.cli import app
@@ -16,7 +18,6 @@ from asr_client.doctor import Outcome, Served, judge_index, judge_interface, jud
 from asr_client.files import FileResult
 from asr_client.transcription import Transcript, Word
 from asr_serving import tensors
-from typer.testing import CliRunner, Result
 
 COMPLETE = {"n", "preprocessing_n", "onnx_n", "postprocessing_n", "ensemble_n"}
 

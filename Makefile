@@ -7,8 +7,6 @@ SHELL := /bin/bash
 
 # System packages, all of them: the interpreter's shared library is what Triton's Python backend embeds.
 SYSTEM_PACKAGES := python3-venv libpython3-dev ca-certificates
-# For training the demo checkpoint only (`make train-help`).
-TRAINING_PACKAGES := espeak-ng flite festival festvox-kallpc16k festvox-us-slt-hts
 
 # Python 3.11 or 3.12.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
@@ -16,6 +14,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 UV_VERSION := 0.13.9
+UV := .cache/bootstrap/bin/uv
 S3_SERVER := .cache/bin/versitygw
 S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
@@ -23,7 +22,7 @@ S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit builder lock clean
+.PHONY: help setup demo test lint unit lock clean
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -39,13 +38,13 @@ test: setup lint ## All that this machine can run: style, types, layers, unit an
 lint: setup ## Style, types and layers
 	@ruff check --quiet . && ruff format --check --quiet . && echo "ruff: clean"
 	@mypy --no-error-summary && echo "mypy: clean"
-	@lint-imports --no-timings | tail -n 1
+	@lint-imports | tail -n 2
 
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
 
-lock: $(BIN)/uv ## Resolve requirements.lock anew from pyproject.toml
-	@uv pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+lock: $(UV) ## Resolve requirements.lock anew from pyproject.toml
+	@$(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
 	  --no-annotate --no-header --extra builder --extra client --extra operator --extra dev pyproject.toml -o requirements.lock
 
 clean: ## Remove the environment and all caches of this folder
@@ -64,17 +63,17 @@ clean: ## Remove the environment and all caches of this folder
 	fi
 	@touch $@
 
-$(BIN)/uv: .cache/system-packages
+$(UV): .cache/system-packages
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or 3.12 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
-	@echo "Creating $(VENV) with $$($(PYTHON) --version)"
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(PYTHON) -m venv --clear .cache/bootstrap
+	@.cache/bootstrap/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 	@touch $@
 
-$(VENV)/.installed: requirements.lock pyproject.toml $(BIN)/uv
+$(VENV)/.installed: requirements.lock pyproject.toml $(UV)
+	@[ -x $(BIN)/python ] || { echo "Creating $(VENV) with $$($(PYTHON) --version)"; $(UV) venv --quiet --python $(PYTHON) $(VENV); }
 	@echo "Installing Python packages (6 GB with torch the first time; half a minute on a fast line)"
-	@uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
-	@uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@$(UV) pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	@$(UV) pip install --quiet --python $(BIN)/python --no-deps --editable .
 	@touch $@
 
 $(S3_SERVER): $(VENV)/.installed

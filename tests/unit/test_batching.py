@@ -49,9 +49,8 @@ def test_a_short_one_does_not_wait_for_long_ones() -> None:
     assert choose(seconds(1, 30, 30, 30), GRID) == [0]
 
 
-def test_of_too_many_the_nearest_in_length_are_taken() -> None:
-    lengths = seconds(5, *[8] * 7, *[5.1] * 7)
-    assert sorted(choose(lengths, GRID)) == [0, *range(8, 15)]
+def test_of_too_many_the_oldest_are_taken() -> None:
+    assert choose(seconds(5, *[8] * 7, *[5.1] * 7), GRID) == list(range(8))
 
 
 def test_a_longer_shape_is_taken_when_it_gathers_more() -> None:

@@ -82,6 +82,7 @@ def _from_storage(source: str, folder: Path, reporter: Reporter) -> Path:
 
 def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path, str]:
     try:
+        import httpx  # noqa: PLC0415 (the hub's client is built on it, and lets its errors through)
         import huggingface_hub  # noqa: PLC0415
         from huggingface_hub import errors  # noqa: PLC0415
     except ImportError as error:
@@ -96,6 +97,11 @@ def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path
                 f"{repository} holds {len(names)} .nemo files ({', '.join(names) or 'none'}); one is needed"
             )
         path = huggingface_hub.hf_hub_download(repository, names[0], revision=info.sha, local_dir=folder)
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise SourceError(f"cannot fetch {repository}@{revision or 'main'} from the hub: {error}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise SourceError(
+            f"{repository} is not on the hub, or is private: set HF_TOKEN to a token that may read it"
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise SourceError(f"cannot fetch {repository}@{revision or 'main'} from the hub: {first}") from error
     return Path(path), str(info.sha)

@@ -29,8 +29,16 @@ def show(command: list[str], note: str) -> None:
     console.print(f"\n[bold cyan]# {note}[/]\n[bold]$ {shlex.join(command)}[/]", soft_wrap=True)
 
 
-def run(command: list[str], note: str, environment: dict[str, str]) -> str:
-    """Run a command to its end; returns the last line of its standard output."""
+def run(command: list[str], note: str, environment: dict[str, str]) -> None:
+    """Run a command to its end, its output for all to see."""
+    show(command, note)
+    finished = subprocess.run([program(command[0]), *command[1:]], env=os.environ | environment, check=False)
+    if finished.returncode:
+        raise SystemExit(finished.returncode)
+
+
+def build(command: list[str], note: str, environment: dict[str, str]) -> str:
+    """Run a build; returns the artifact's URI, the last line of its standard output."""
     show(command, note)
     finished = subprocess.run(
         [program(command[0]), *command[1:]],
@@ -39,12 +47,10 @@ def run(command: list[str], note: str, environment: dict[str, str]) -> str:
         text=True,
         check=False,
     )
-    sys.stdout.write(finished.stdout)
-    sys.stdout.flush()
     if finished.returncode:
         raise SystemExit(finished.returncode)
-    lines = finished.stdout.splitlines()
-    return lines[-1] if lines else ""
+    console.print(finished.stdout.rstrip(), soft_wrap=True)
+    return finished.stdout.splitlines()[-1]
 
 
 @contextmanager
@@ -52,7 +58,7 @@ def serving(repository: Path, ports: Ports) -> Iterator[None]:
     """Run `model-builder serve` while the block runs, entered when it is ready."""
     numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
     command = ["model-builder", "serve", str(repository), *numbers]
-    show([*command, "&"], "Serve it with a real Triton")
+    show(command, "Serve it with a real Triton")
     with subprocess.Popen([program(command[0]), *command[1:]], stderr=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stderr or ():
@@ -73,9 +79,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="asr-demo-") as temporary, s3_server(Path(temporary)) as s3:
         work = Path(temporary)
         console.print(f"A real S3 server runs on {s3.environment['AWS_ENDPOINT_URL']}; everything else is below {work}")
-        uri = run(
-            ["model-builder", "build", "--source", os.path.relpath(CHECKPOINT), "--name", NAME]
-            + ["--storage", f"{s3.uri}/demo", "--work", str(work / "work")],
+        uri = build(
+            [
+                *("model-builder", "build", "--source", os.path.relpath(CHECKPOINT), "--name", NAME),
+                *("--storage", f"{s3.uri}/demo", "--work", str(work / "work")),
+            ],
             "Export, check, serve, compare with NeMo, publish",
             s3.environment,
         )
@@ -86,8 +94,10 @@ def main() -> None:
         with serving(repository, ports):
             files = [os.path.relpath(path) for path in sorted(SHIPPED.glob("*.wav"))]
             run(
-                ["asr", "transcribe", "--url", ports.grpc_url, "--model", NAME]
-                + ["--reference", os.path.relpath(SHIPPED / TRANSCRIPTS), *files],
+                [
+                    *("asr", "transcribe", "--url", ports.grpc_url, "--model", NAME),
+                    *("--reference", os.path.relpath(SHIPPED / TRANSCRIPTS), *files),
+                ],
                 "Transcribe",
                 {},
             )

@@ -22,7 +22,8 @@ import soundfile
 import soxr
 import typer
 from rich.progress import track
-from sentences import make_sentences, words
+
+from tests.demo.sentences import make_sentences, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -171,7 +172,7 @@ def speak_sentence(text: str, voice: Voice, folder: Path) -> NDArray[np.int16]:
     """Speak one sentence; returns int16 samples at 16 kHz."""
     wav = folder / "speech.wav"
     spoken = " ".join(SPOKEN.get(word, word) for word in text.split())
-    subprocess.run(voice.command(spoken, wav), check=True, capture_output=True)  # noqa: S603
+    subprocess.run(voice.command(spoken, wav), check=True, capture_output=True)
     audio, rate = soundfile.read(wav, dtype="float32")
     resampled: NDArray[np.float32] = trim(soxr.resample(audio, rate, SAMPLE_RATE))
     samples: NDArray[np.int16] = np.round(np.clip(resampled, -1.0, 32767 / 32768) * 32768).astype(np.int16)

@@ -433,7 +433,7 @@ Device = Annotated[str, typer.Option(help="PyTorch device.")]
 
 
 @app.command()
-def train(
+def train(  # noqa: PLR0917 (typer reads the options from the signature)
     data: DataFolder,
     out: Annotated[Path, typer.Argument(help="Folder for english_stt.nemo and results.json.")],
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 10_000,

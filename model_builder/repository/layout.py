@@ -18,7 +18,7 @@ SHORTEST_SECONDS = 1.0
 STEP_RATIO = 1.15
 """Each shape is this much longer than the one before: at most an eighth of a batch is padding for the shape's sake."""
 MIN_FILL = 0.8
-"""Utterances down to this share of the padded length join a batch. More of them would join below it, for more padding."""
+"""Utterances down to this share of the padded length join a batch; a lower share means larger batches, more padding."""
 IN_FLIGHT = 2
 """One batch is computed while the next is being prepared."""
 MAX_PENDING = 1024

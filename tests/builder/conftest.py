@@ -83,6 +83,12 @@ def built(builder: Builder, demo_checkpoint: Path) -> Built:
 
 
 @pytest.fixture(scope="session")
+def float_built(builder: Builder, demo_checkpoint: Path) -> Built:
+    """In half precision, and for clients that send floats."""
+    return builder.build("float", "--precision", "fp16", "--wire", "float32", source=demo_checkpoint)
+
+
+@pytest.fixture(scope="session")
 def repository(builder: Builder, built: Built) -> Path:
     """The published repository, fetched back."""
     folder = builder.folder / "fetched"
@@ -95,6 +101,13 @@ def repository(builder: Builder, built: Built) -> Path:
 def server(repository: Path) -> Iterator[triton.Server]:
     """A real Triton over the fetched repository."""
     with triton.serve(repository) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def float_server(float_built: Built) -> Iterator[triton.Server]:
+    """A real Triton whose clients send floats."""
+    with triton.serve(float_built.work / "repository") as running:
         yield running
 
 

@@ -1,7 +1,13 @@
 """Through a real Triton: padding, batching, and requests that never touch each other."""
 
 import asyncio
+import re
+import signal
+import socket
+import subprocess
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +20,7 @@ from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
 from tests.support.load import Pcm, prometheus, utterances
+from tests.support.programs import program
 
 MODELS = ("english_stt", "ensemble_english_stt")
 
@@ -47,52 +54,84 @@ BAD: dict[str, tuple[npt.NDArray[Any], str]] = {
     "too long": (np.zeros((1, 41 * 16_000), dtype=np.int16), "takes at most 40 s"),
     "wrong type": (np.zeros((1, 16_000), dtype=np.float32), "INT16|data-type"),
 }
+BAD_FLOATS: dict[str, tuple[npt.NDArray[Any], str]] = {
+    "two utterances in one request": (np.zeros((2, 16_000), dtype=np.float32), "one utterance|batch-size must be <= 1"),
+    "not a number": (np.full((1, 16_000), np.nan, dtype=np.float32), "NaN or infinite"),
+    "infinite": (np.full((1, 16_000), np.inf, dtype=np.float32), "NaN or infinite"),
+    "integers sent as floats": (np.full((1, 16_000), 12_000, dtype=np.float32), "divide 16-bit integers by 32768"),
+}
+
+
+def refusal(server: triton.Server, model: str, signal: npt.NDArray[Any]) -> str:
+    """What the server says to a request that it refuses."""
+
+    async def send() -> None:
+        async with connect(server.ports.grpc_url, model) as client:
+            await client.infer(signal, ["decoded_texts"])
+
+    with pytest.raises(TranscriptionError) as caught:
+        asyncio.run(send())
+    return str(caught.value)
 
 
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_request_is_refused_with_its_reason(server: triton.Server, model: str, kind: str) -> None:
     signal, message = BAD[kind]
-
-    async def send() -> None:
-        async with connect(server.ports.grpc_url, model) as client:
-            await client.infer(signal, ["decoded_texts"])
-
-    with pytest.raises(TranscriptionError, match=message):
-        asyncio.run(send())
+    assert re.search(message, refusal(server, model, signal))
 
 
 @pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("kind", BAD_FLOATS)
+def test_a_bad_float_request_is_refused_with_its_reason(float_server: triton.Server, model: str, kind: str) -> None:
+    signal, message = BAD_FLOATS[kind]
+    assert re.search(message, refusal(float_server, model, signal))
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("wire", ["int16", "float32"])
 def test_bad_requests_never_change_the_answers_of_others(
-    server: triton.Server, check_audio: AudioSet, model: str
+    server: triton.Server, float_server: triton.Server, check_audio: AudioSet, model: str, wire: str
 ) -> None:
+    used, bad = (server, BAD) if wire == "int16" else (float_server, BAD_FLOATS)
     good = [utterance.signal for utterance in check_audio.utterances] * 4
-    expected = texts(server, model, good[: len(check_audio.utterances)], concurrency=1) * 4
+    expected = texts(used, model, good[: len(check_audio.utterances)], concurrency=1) * 4
     found: dict[int, str] = {}
     refused = []
 
     async def run() -> None:
-        async with connect(server.ports.grpc_url, model) as client:
+        async with connect(used.ports.grpc_url, model) as client:
 
-            async def one(index: int) -> None:
+            async def transcribe(index: int) -> None:
                 found[index] = (await client.transcribe(good[index])).text
 
-            async def bad(signal: npt.NDArray[Any]) -> None:
+            async def disturb(index: int) -> None:
                 try:
-                    await client.infer(signal, ["decoded_texts"])
+                    await client.infer(list(bad.values())[index % len(bad)][0], ["decoded_texts"])
                 except TranscriptionError as error:
                     refused.append(error)
 
-            jobs: list[Any] = []
-            for index in range(len(good)):
-                jobs.append(lambda index=index: one(index))
-                signal = list(BAD.values())[index % len(BAD)][0]
-                jobs.append(lambda signal=signal: bad(signal))
+            jobs = [partial(job, index) for index in range(len(good)) for job in (transcribe, disturb)]
             await gather_bounded(jobs, concurrency=64)
 
     asyncio.run(run())
     assert [found[index] for index in range(len(good))] == expected
     assert len(refused) == len(good)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_no_server_outlives_the_command_that_started_it(repository: Path, ending: signal.Signals) -> None:
+    ports = triton.Ports.free()
+    numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
+    with subprocess.Popen(
+        [program("model-builder"), "serve", str(repository), *numbers], stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stderr is not None
+        assert any(line.startswith("ready") for line in command.stderr)
+        command.send_signal(ending)
+        command.wait(60)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((ports.host, ports.grpc), timeout=5)
 
 
 def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(

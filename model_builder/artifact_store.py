@@ -15,7 +15,8 @@ from model_builder.artifact import MANIFEST, File, Manifest, Provenance, content
 from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
-from model_builder.storage import CHUNK, Storage
+from model_builder.resume import sha256_of
+from model_builder.storage import Storage
 
 PARALLEL = 8
 Item = TypeVar("Item")
@@ -55,7 +56,7 @@ def find(storage: Storage, recipe: Recipe) -> Published | None:
 def describe(repository: Path) -> dict[str, File]:
     """Digest and size of every file below `repository`."""
     return {
-        path.relative_to(repository).as_posix(): File(sha256=_sha256(path), size=path.stat().st_size)
+        path.relative_to(repository).as_posix(): File(sha256=sha256_of(path), size=path.stat().st_size)
         for path in sorted(repository.rglob("*"))
         if path.is_file()
     }
@@ -242,18 +243,10 @@ def verify_folder(folder: Path, *, reporter: Reporter) -> Manifest:
         for name in sorted(found ^ set(manifest.files)):
             raise ArtifactError(f"{folder / name} is {'missing' if name in manifest.files else 'not in the manifest'}")
         for name, expected in manifest.files.items():
-            if _sha256(folder / name) != expected.sha256:
+            if sha256_of(folder / name) != expected.sha256:
                 raise ArtifactError(f"{folder / name} was altered")
             task.advance(expected.size)
     return manifest
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def _in_parallel(work: Callable[[Item], None], items: Iterable[Item]) -> None:

@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,12 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from asr_serving.tensors import SAMPLE_RATE
+from asr_serving.text import Vocabulary
 from model_builder import artifact_store, audio_set
+from model_builder.artifact import content_digest
 from model_builder.artifact_store import Published
+from model_builder.checkpoint import Description
 from model_builder.errors import BuilderError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.recipe import ARTIFACT_FORMAT, Engine, Frontend, Precision, Recipe, Wire, build_key
+from model_builder.resume import Markers, locked, sha256_of
 from model_builder.stages import check, export, fetch, frontend, gate, inspect, publish, repository
 from model_builder.storage import Storage
 
@@ -68,12 +71,11 @@ class Report:
         self.content["stages"][name] = entry
         try:
             yield entry
-        except BuilderError as error:
-            entry["seconds"] = round(time.monotonic() - started, 2)
-            self.content |= {"status": "failed", "stage": name, "reason": error.reason, "message": str(error)}
-            self.write()
+        except BuilderError:
+            self.content.setdefault("stage", name)
             raise
-        entry["seconds"] = round(time.monotonic() - started, 2)
+        finally:
+            entry["seconds"] = round(time.monotonic() - started, 2)
         self.write()
 
 
@@ -83,11 +85,20 @@ def build(options: Options, reporter: Reporter) -> Published:
     Raises:
         BuilderError: One of its kinds says what failed and what to do; nothing is published then.
     """
-    try:
-        options.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkFolderError(f"cannot create {options.work}: {error}") from error
-    report = Report(options.work / REPORT)
+    with locked(options.work):
+        report = Report(options.work / REPORT)
+        try:
+            return _build(options, report, reporter)
+        except BuilderError as error:
+            report.content |= {"status": "failed", "reason": error.reason, "message": str(error)}
+            report.write()
+            raise
+        except OSError as error:
+            # Storage and sources have errors of their own: this is the work folder, full or not writable.
+            raise WorkFolderError(f"cannot write below {options.work}: {error}") from error
+
+
+def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     storage = Storage(options.storage)
     audio = audio_set.load(options.check_audio, max_seconds=options.max_audio_seconds)
 
@@ -96,8 +107,8 @@ def build(options: Options, reporter: Reporter) -> Published:
         entry.update({"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision})
         entry["bytes"] = fetched.path.stat().st_size
     recipe = recipe_for(options, checkpoint_sha256=fetched.sha256, check_audio_sha256=audio.sha256)
-    report.content |= {"recipe": recipe.model_dump(mode="json"), "build_key": build_key(recipe)}
-    report.content |= {"artifact_format": ARTIFACT_FORMAT}
+    report.content |= {"artifact_format": ARTIFACT_FORMAT, "build_key": build_key(recipe)}
+    report.content |= {"recipe": recipe.model_dump(mode="json")}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
         return _done(report, found)
@@ -106,25 +117,51 @@ def build(options: Options, reporter: Reporter) -> Published:
         description = inspect.run(fetched.path, options.work / "checkpoint", reporter)
         entry.update({"class": description.class_name, "features": description.features})
         entry.update({"subsampling": description.subsampling, "vocabulary": description.vocabulary_kind})
-    checkpoint = _load(report, description, reporter)
 
     graphs = options.work / "graphs"
     graphs.mkdir(exist_ok=True)
-    with report.stage("export") as entry:
-        hop = int(checkpoint.mel_parts()["hop"])
-        frames = recipe.max_audio_seconds * SAMPLE_RATE // hop + 1
-        entry.update(export.run(checkpoint, graphs / "acoustic.onnx", max_frames=frames, reporter=reporter))
-    with report.stage("frontend"):
-        mel, model = frontend.run(checkpoint, graphs / "acoustic.onnx", graphs, recipe=recipe, reporter=reporter)
-    with report.stage("check") as entry:
-        checked, references = check.run(checkpoint, mel, model, audio, recipe=recipe, reporter=reporter)
-        entry.update(checked)
+    acoustic, mel, model = graphs / "acoustic.onnx", graphs / "frontend.onnx", graphs / "model.onnx"
+    vocabulary, heard = graphs / "vocabulary.json", graphs / "references.json"
+    checkpoint = _Loader(description, report, reporter)
+    stage = _Resumable(Markers(options.work / "stages"), report, reporter)
+
+    exported = stage(
+        "export",
+        {"checkpoint": fetched.sha256, "max_audio_seconds": recipe.max_audio_seconds, "versions": versions()},
+        [acoustic, vocabulary],
+        lambda: export.run(checkpoint(), acoustic, vocabulary, max_seconds=recipe.max_audio_seconds, reporter=reporter),
+    )
+    stage(
+        "frontend",
+        {"acoustic": sha256_of(acoustic), "precision": recipe.precision, "frontend": recipe.frontend},
+        [mel, model],
+        lambda: frontend.run(checkpoint(), acoustic, mel, model, recipe=recipe, reporter=reporter),
+    )
+    checked = stage(
+        "check",
+        {"mel": sha256_of(mel), "model": sha256_of(model), "recipe": recipe.model_dump(mode="json")},
+        [heard],
+        lambda: check.run(checkpoint(), mel, model, audio, heard, recipe=recipe, reporter=reporter),
+    )
     folder = options.work / "repository"
     with report.stage("repository"):
-        repository.run(checkpoint, model, folder, recipe=recipe, reporter=reporter)
-    with report.stage("gate") as entry:
-        gated = gate.run(folder, audio, references, recipe=recipe, log=options.work / "triton.log", reporter=reporter)
-        entry.update(gated)
+        repository.run(
+            model,
+            folder,
+            recipe=recipe,
+            vocabulary=Vocabulary.load(vocabulary),
+            hop=exported["hop"],
+            description=description,
+            reporter=reporter,
+        )
+    gated = stage(
+        "gate",
+        {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(heard)},
+        [],
+        lambda: gate.run(
+            folder, audio, check.load(heard), recipe=recipe, log=options.work / "triton.log", reporter=reporter
+        ),
+    )
     with report.stage("publish") as entry:
         published = publish.run(
             folder,
@@ -134,7 +171,7 @@ def build(options: Options, reporter: Reporter) -> Published:
                 "source": options.source,
                 "source_revision": fetched.revision,
                 "checkpoint_class": description.class_name,
-                "parameters": checkpoint.parameters,
+                "parameters": exported["parameters"],
                 "versions": versions(),
             },
             check=checked,
@@ -143,6 +180,47 @@ def build(options: Options, reporter: Reporter) -> Published:
         )
         entry.update({"uri": published.uri})
     return _done(report, published)
+
+
+@dataclass(frozen=True, slots=True)
+class _Resumable:
+    """Runs a stage, or takes the result of an earlier run, and reports it either way."""
+
+    markers: Markers
+    report: Report
+    reporter: Reporter
+
+    def __call__(
+        self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], dict[str, Any]]
+    ) -> dict[str, Any]:
+        with self.report.stage(name) as entry:
+            result, reused = self.markers.run(name, inputs, outputs, work)
+            entry.update(result)
+            if reused:
+                entry["reused"] = True
+                self.reporter.info(f"[dim]=[/] {name:<12} unchanged since an earlier run")
+        return result
+
+
+class _Loader:
+    """Loads the checkpoint when the first stage needs it: NeMo takes a while, and a resumed build may not need it."""
+
+    def __init__(self, description: Description, report: Report, reporter: Reporter) -> None:
+        self._description = description
+        self._report = report
+        self._reporter = reporter
+        self._checkpoint: Any = None
+
+    def __call__(self) -> Any:  # noqa: ANN401 (its type is behind NeMo)
+        if self._checkpoint is None:
+            from model_builder.nemo import Checkpoint  # noqa: PLC0415
+
+            with self._report.stage("load"), self._reporter.task("load") as task:
+                task.note("NeMo takes a while to import")
+                self._checkpoint = Checkpoint(self._description)
+                tokens = len(self._checkpoint.vocabulary.tokens)
+                task.note(f"{self._checkpoint.parameters / 1e6:.2f} M parameters  {tokens} tokens")
+        return self._checkpoint
 
 
 def recipe_for(options: Options, *, checkpoint_sha256: str, check_audio_sha256: str) -> Recipe:
@@ -177,16 +255,6 @@ class OptionError(BuilderError):
 
     reason = "InvalidOption"
     exit_code = 2
-
-
-def _load(report: Report, description: Any, reporter: Reporter) -> Any:  # noqa: ANN401
-    from model_builder.nemo import Checkpoint  # noqa: PLC0415
-
-    with report.stage("load"), reporter.task("load") as task:
-        task.note("NeMo takes a while to import")
-        checkpoint = Checkpoint(description)
-        task.note(f"{checkpoint.parameters / 1e6:.2f} M parameters  {len(checkpoint.vocabulary.tokens)} tokens")
-    return checkpoint
 
 
 def versions() -> dict[str, str]:

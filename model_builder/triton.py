@@ -102,7 +102,10 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
 
 def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
     """The server's command line."""
+    # The server must not outlive a builder that is killed.
+    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
     return [
+        *tied,
         binary,
         f"--model-repository={repository}",
         f"--backend-directory={backends}",

@@ -1,5 +1,6 @@
 """Stage `check`: ONNX Runtime against NeMo on real audio, alone and padded into batches."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -37,9 +38,16 @@ class Figures:
 
 
 def run(
-    checkpoint: Checkpoint, mel: Path, model: Path, audio: AudioSet, *, recipe: Recipe, reporter: Reporter
-) -> tuple[dict[str, Any], list[Reference]]:
-    """Compare features, log-probabilities, tokens and lengths; returns the figures and NeMo's own transcripts.
+    checkpoint: Checkpoint,
+    mel: Path,
+    model: Path,
+    audio: AudioSet,
+    heard: Path,
+    *,
+    recipe: Recipe,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Compare features, log-probabilities, tokens and lengths; write NeMo's own transcripts to `heard`.
 
     Raises:
         RejectedError: NaN or infinity, a wrong length, or a difference above the threshold.
@@ -77,7 +85,23 @@ def run(
             f"{figures.max_logprob_difference:.1e}  tokens {figures.token_agreement:.2%}"
         )
         _judge(figures, recipe)
-    return asdict(figures), references
+    content = [{"text": reference.text, "tokens": reference.tokens.tolist()} for reference in references]
+    heard.write_text(json.dumps(content), encoding="utf-8")
+    return asdict(figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """NeMo's own transcript of an utterance: its text, and the best token [steps] of each encoder step."""
+
+    text: str
+    tokens: npt.NDArray[np.int32]
+
+
+def load(path: Path) -> list[Heard]:
+    """Read what `run` wrote."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return [Heard(item["text"], np.array(item["tokens"], dtype=np.int32)) for item in content]
 
 
 def _judge(figures: Figures, recipe: Recipe) -> None:

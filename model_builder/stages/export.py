@@ -12,13 +12,16 @@ EXAMPLE_FRAMES = 401
 """Any length will do; an odd one shows constants that should have been variable."""
 
 
-def run(checkpoint: Checkpoint, target: Path, *, max_frames: int, reporter: Reporter) -> dict[str, Any]:
-    """Write the acoustic graph from features to tokens.
+def run(
+    checkpoint: Checkpoint, target: Path, vocabulary: Path, *, max_seconds: int, reporter: Reporter
+) -> dict[str, Any]:
+    """Write the acoustic graph from features to tokens, and the vocabulary.
 
     Args:
         checkpoint: The loaded model.
         target: The ONNX file.
-        max_frames: Feature frames of the longest audio; sizes the table of positions.
+        vocabulary: The JSON file of the vocabulary.
+        max_seconds: Longest audio; sizes the table of positions.
         reporter: Told of the progress.
     """
     import torch  # noqa: PLC0415
@@ -26,7 +29,8 @@ def run(checkpoint: Checkpoint, target: Path, *, max_frames: int, reporter: Repo
     from model_builder import torch_graph  # noqa: PLC0415
 
     with reporter.task("export") as task:
-        checkpoint.limit_audio(max_frames)
+        hop = int(checkpoint.mel_parts()["hop"])
+        checkpoint.limit_audio(max_seconds * tensors.SAMPLE_RATE // hop + 1)
         features = checkpoint.description.features
         example = (
             torch.randn(2, features, EXAMPLE_FRAMES),
@@ -40,7 +44,8 @@ def run(checkpoint: Checkpoint, target: Path, *, max_frames: int, reporter: Repo
                 outputs=(*tensors.ACOUSTIC, tensors.logprobs(len(checkpoint.vocabulary.tokens) + 1)),
                 example=example,
             )
-        result = onnx_graph.summary(target)
+        checkpoint.vocabulary.save(vocabulary)
+        result = onnx_graph.summary(target) | {"hop": hop, "parameters": checkpoint.parameters}
         task.note(
             f"{checkpoint.parameters / 1e6:.2f} M parameters  {result['nodes']} nodes  {result['bytes'] / 1e6:.1f} MB"
         )

@@ -12,14 +12,13 @@ from model_builder.recipe import Frontend, Precision, Recipe
 
 
 def run(
-    checkpoint: Checkpoint, acoustic: Path, folder: Path, *, recipe: Recipe, reporter: Reporter
-) -> tuple[Path, Path]:
-    """Write `frontend.onnx` (audio to features) and `model.onnx` (what Triton serves); returns both paths."""
+    checkpoint: Checkpoint, acoustic: Path, mel: Path, model: Path, *, recipe: Recipe, reporter: Reporter
+) -> dict[str, Any]:
+    """Write `mel` (audio to features) and `model` (what Triton serves) from the `acoustic` graph."""
     import torch  # noqa: PLC0415
 
     from model_builder import torch_graph  # noqa: PLC0415
 
-    mel, model = folder / "frontend.onnx", folder / "model.onnx"
     with reporter.task("frontend") as task:
         features = tensors.processed_signal(checkpoint.description.features)
         torch_graph.export(
@@ -31,13 +30,13 @@ def run(
         )
         precise = acoustic
         if recipe.precision is Precision.FP16:
-            precise = folder / "acoustic.fp16.onnx"
+            precise = acoustic.with_suffix(".fp16.onnx")
             onnx_graph.to_fp16(acoustic, precise)
         if recipe.frontend is Frontend.NUMPY:
             links = {tensor.name: tensor.name for tensor in (features, tensors.PROCESSED_SIGNAL_LENGTH)}
             onnx_graph.join(mel, precise, model, links=links)
         else:
             shutil.copyfile(precise, model)
-        result: dict[str, Any] = onnx_graph.summary(model)
+        result = onnx_graph.summary(model)
         task.note(f"{recipe.frontend} front end  {recipe.precision}  {result['bytes'] / 1e6:.1f} MB")
-    return mel, model
+    return result

@@ -18,16 +18,16 @@ from asr_serving.tensors import model_names
 from model_builder import accuracy, triton
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
-from model_builder.nemo import Reference
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Recipe
 from model_builder.repository.config import acoustic_inputs
+from model_builder.stages.check import Heard
 
 CONCURRENCY = 32
 
 
 def run(
-    repository: Path, audio: AudioSet, references: list[Reference], *, recipe: Recipe, log: Path, reporter: Reporter
+    repository: Path, audio: AudioSet, references: list[Heard], *, recipe: Recipe, log: Path, reporter: Reporter
 ) -> dict[str, Any]:
     """Transcribe, compare, decide; returns the figures.
 
@@ -104,7 +104,7 @@ def _figures(
     texts: dict[str, list[str]],
     tokens: list[npt.NDArray[np.int32]],
     audio: AudioSet,
-    references: list[Reference],
+    references: list[Heard],
 ) -> dict[str, Any]:
     own = [reference.text for reference in references]
     served = texts["scheduler"]

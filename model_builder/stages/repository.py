@@ -3,14 +3,24 @@
 import shutil
 from pathlib import Path
 
-from model_builder.nemo import Checkpoint
+from asr_serving.text import Vocabulary
+from model_builder.checkpoint import Description
 from model_builder.progress import Reporter
 from model_builder.recipe import Recipe
 from model_builder.repository import layout
 
 
-def run(checkpoint: Checkpoint, model: Path, folder: Path, *, recipe: Recipe, reporter: Reporter) -> None:
-    """Write the repository into `folder`, which is emptied first."""
+def run(
+    model: Path,
+    folder: Path,
+    *,
+    recipe: Recipe,
+    vocabulary: Vocabulary,
+    hop: int,
+    description: Description,
+    reporter: Reporter,
+) -> None:
+    """Write the repository into `folder`, which is emptied first; `hop` is in samples."""
     with reporter.task("repository") as task:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -18,9 +28,9 @@ def run(checkpoint: Checkpoint, model: Path, folder: Path, *, recipe: Recipe, re
             folder,
             recipe,
             acoustic=model,
-            vocabulary=checkpoint.vocabulary,
-            features=checkpoint.description.features,
-            hop=int(checkpoint.mel_parts()["hop"]),
-            preprocessor=checkpoint.description.preprocessor,
+            vocabulary=vocabulary,
+            features=description.features,
+            hop=hop,
+            preprocessor=description.preprocessor,
         )
         task.note(", ".join(sorted(path.name for path in folder.iterdir())))

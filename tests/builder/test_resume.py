@@ -1,0 +1,153 @@
+"""Builds that are killed, repeated or run twice at once."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+from tests.builder.conftest import NAME, Builder, Built
+from tests.support.programs import program
+
+REUSED = ("export", "frontend", "check", "gate")
+
+
+def command(builder: Builder, work: Path, prefix: str, source: Path) -> list[str]:
+    return [
+        *(program("model-builder"), "build", "--source", str(source), "--name", NAME),
+        *("--storage", f"{builder.s3.uri}/{prefix}", "--work", str(work), "--json"),
+    ]
+
+
+def manifests(builder: Builder, prefix: str) -> list[Path]:
+    return list((builder.s3.folder / prefix).rglob("manifest.json"))
+
+
+def unpublish(builder: Builder, built: Built) -> None:
+    shutil.rmtree(builder.s3.folder / built.uri.removeprefix("s3://asr-models/"))
+
+
+def test_killed_at_random_moments_a_build_leaves_no_artifact_and_then_succeeds(
+    builder: Builder, demo_checkpoint: Path
+) -> None:
+    work, moments = builder.folder / "killed", random.Random(5)  # noqa: S311 (moments, not secrets)
+    published = False
+    for _ in range(4):
+        process = subprocess.Popen(
+            command(builder, work, "killed", demo_checkpoint),
+            env=os.environ | builder.s3.environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            process.wait(moments.uniform(1, 16))
+            published = published or process.returncode == 0
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        assert published or not manifests(builder, "killed")
+    done = subprocess.run(
+        command(builder, work, "killed", demo_checkpoint),
+        env=os.environ | builder.s3.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=600,
+    )
+    assert len(manifests(builder, "killed")) == 1
+    assert builder.run("verify", done.stdout.splitlines()[-1]).returncode == 0
+
+
+def test_stages_whose_inputs_did_not_change_are_not_run_again(builder: Builder, demo_checkpoint: Path) -> None:
+    first = builder.build("twice", "--max-batch-size", "8", source=demo_checkpoint)
+    unpublish(builder, first)
+    second = builder.build("twice", "--max-batch-size", "8", source=demo_checkpoint)
+    assert second.uri == first.uri
+    assert [name for name in REUSED if second.report["stages"][name].get("reused")] == list(REUSED)
+    assert "load" not in second.report["stages"]
+
+
+def test_an_intermediate_file_that_was_altered_is_made_again(builder: Builder, demo_checkpoint: Path) -> None:
+    options = ("--max-batch-size", "16")
+    first = builder.build("altered", *options, source=demo_checkpoint)
+    unpublish(builder, first)
+    model = first.work / "graphs" / "model.onnx"
+    sound = model.read_bytes()
+    model.write_bytes(sound[:-1] + b"\0")
+    second = builder.build("altered", *options, source=demo_checkpoint)
+    assert model.read_bytes() == sound
+    assert second.report["stages"]["export"].get("reused")
+    assert not second.report["stages"]["frontend"].get("reused")
+
+
+def test_two_builders_at_once_agree_on_one_artifact(builder: Builder, demo_checkpoint: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            command(builder, builder.folder / f"race-{index}", "race", demo_checkpoint),
+            env=os.environ | builder.s3.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    outputs = [process.communicate(timeout=600) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    uris = {output.splitlines()[-1] for output, _ in outputs}
+    assert len(uris) == len(manifests(builder, "race")) == 1
+    assert builder.run("verify", uris.pop()).returncode == 0
+
+
+def test_a_work_folder_in_use_is_refused(builder: Builder, demo_checkpoint: Path) -> None:
+    work = builder.folder / "shared"
+    first = subprocess.Popen(
+        command(builder, work, "shared", demo_checkpoint),
+        env=os.environ | builder.s3.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        while not (work / "checkpoint").exists():
+            assert first.poll() is None
+            time.sleep(0.1)
+        second = builder.run(*command(builder, work, "shared", demo_checkpoint)[1:])
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 32
+    assert "another build uses" in second.stderr
+
+
+def test_a_terminated_build_takes_its_triton_with_it(builder: Builder, demo_checkpoint: Path) -> None:
+    work = builder.folder / "terminated"
+    process = subprocess.Popen(
+        command(builder, work, "terminated", demo_checkpoint),
+        env=os.environ | builder.s3.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (work / "triton.log").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 30
+    while (alive := servers_over(work)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not alive
+    assert not manifests(builder, "terminated")
+
+
+def servers_over(work: Path) -> list[str]:
+    """Process ids of the servers whose model repository lies in `work`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
+        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
+            continue
+        if f"--model-repository={work.resolve()}".encode() in line:
+            found.append(entry.name)
+    return found

@@ -4,7 +4,9 @@ A `.nemo` is a tar from strangers with `model_config.yaml`, `model_weights.ckpt`
 and yaml only, so that `inspect` is light.
 """
 
+import lzma
 import tarfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -18,6 +20,8 @@ WEIGHTS = "model_weights.ckpt"
 MAX_BYTES = 64 * 1024**3
 """All that an archive may unpack to: ten times the largest CTC checkpoint known."""
 MAX_MEMBERS = 1_000
+MAX_EXPANSION = 20
+"""All that an archive may unpack to, over its own size: weights hardly compress, bombs do."""
 CHUNK = 8 * 1024 * 1024
 
 SUPPORTED = {
@@ -28,6 +32,9 @@ SUPPORTED = {
 }
 """Model classes that have a CTC head, and the kind of their vocabulary."""
 SUPPORTED_ENCODER = "ConformerEncoder"
+OWN_CLASSES = ("nemo.collections.", "nemo.core.")
+NOT_MADE = {"train_ds", "validation_ds", "test_ds", "optim", "trainer", "exp_manager"}
+"""Parts of a configuration that concern training only."""
 SUPPORTED_TEXT = (
     "supported are FastConformer and Conformer models with CTC (BPE or characters), and hybrid RNNT-CTC models through "
     "their CTC head: " + ", ".join(SUPPORTED)
@@ -60,25 +67,29 @@ def unpack(source: Path, folder: Path) -> None:
         WorkFolderError: The folder cannot be written.
     """
     total = 0
+    limit = min(MAX_BYTES, MAX_EXPANSION * source.stat().st_size)
     try:
         with tarfile.open(source, "r:*") as archive:
             for count, member in enumerate(archive, start=1):
                 name = PurePosixPath(member.name)
                 if member.isdir():
                     continue
-                if not member.isfile():
-                    raise CheckpointError(f"{source.name}: member {member.name!r} is not a regular file")
+                if not member.isfile() or member.issparse():
+                    raise CheckpointError(f"{source.name}: member {member.name!r} is not a plain file")
                 if name.is_absolute() or ".." in name.parts or not name.parts:
                     raise CheckpointError(f"{source.name}: member {member.name!r} leaves the archive's folder")
                 total += member.size
-                if count > MAX_MEMBERS or total > MAX_BYTES:
-                    raise CheckpointError(f"{source.name} unpacks to more than a checkpoint can be")
+                if count > MAX_MEMBERS or total > limit:
+                    raise CheckpointError(
+                        f"{source.name} unpacks to more than a checkpoint can be: member {member.name!r} alone to "
+                        f"{member.size} bytes"
+                    )
                 content = archive.extractfile(member)
                 if content is None:
                     raise CheckpointError(f"{source.name}: member {member.name!r} has no content")
                 target = folder / name
                 _write(target, content, member.size)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as error:
         raise CheckpointError(f"{source.name} is not a complete .nemo file (a tar archive): {error}") from error
     for needed in (CONFIG, WEIGHTS):
         if not (folder / needed).is_file():
@@ -110,6 +121,7 @@ def describe(folder: Path) -> Description:
         raise CheckpointError(f"{CONFIG} is not plain YAML: {error}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a mapping")
+    _check_targets(config, CONFIG)
     class_name = str(config.get("target", "")).rpartition(".")[2]
     if class_name not in SUPPORTED:
         raise UnsupportedCheckpointError(
@@ -135,6 +147,19 @@ def describe(folder: Path) -> Description:
         raise CheckpointError(f"{CONFIG}: {error}") from error
     _check_frontend(description)
     return description
+
+
+def _check_targets(node: object, where: str) -> None:
+    """Refuse classes that are not NeMo's wherever the configuration names one to be made with the model."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in {"target", "_target_", "cls"} and not str(value).startswith(OWN_CLASSES):
+                raise CheckpointError(f"{where}.{key} names {value!r}, which is not a class of NeMo")
+            if key not in NOT_MADE:
+                _check_targets(value, f"{where}.{key}")
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_targets(value, f"{where}[{index}]")
 
 
 def _check_frontend(description: Description) -> None:

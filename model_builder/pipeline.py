@@ -85,6 +85,7 @@ def build(options: Options, reporter: Reporter) -> Published:
     Raises:
         BuilderError: One of its kinds says what failed and what to do; nothing is published then.
     """
+    recipe_for(options, checkpoint_sha256="0" * 64, check_audio_sha256="0" * 64)  # refuse bad settings before any work
     with locked(options.work):
         report = Report(options.work / REPORT)
         try:
@@ -245,9 +246,10 @@ def recipe_for(options: Options, *, checkpoint_sha256: str, check_audio_sha256: 
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise OptionError(
-            f"--{'-'.join(str(part) for part in first['loc']).replace('_', '-')}: {first['msg']}"
-        ) from error
+        # What concerns no single field concerns the name.
+        field = str(first["loc"][0]) if first["loc"] else "model_name"
+        option = "name" if field == "model_name" else field.replace("_", "-")
+        raise OptionError(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 class OptionError(BuilderError):

@@ -1,7 +1,10 @@
+import gzip
 import io
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -9,7 +12,7 @@ import yaml
 from model_builder.checkpoint import describe, unpack
 from model_builder.errors import CheckpointError, UnsupportedCheckpointError
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
     "preprocessor": {"sample_rate": 16000, "normalize": "per_feature", "features": 80, "window_stride": 0.01},
     "encoder": {"_target_": "nemo.collections.asr.modules.ConformerEncoder", "subsampling_factor": 8},
@@ -107,7 +110,6 @@ def test_a_python_object_in_the_configuration_is_not_made(write: Write, tmp_path
     ("change", "message"),
     [
         ({"target": "nemo.collections.asr.models.EncDecRNNTBPEModel"}, "is a EncDecRNNTBPEModel; supported are"),
-        ({"target": "os.system"}, "is a system; supported are"),
         ({"encoder": {"_target_": "nemo.collections.asr.modules.ConvASREncoder"}}, "the encoder is a ConvASREncoder"),
         ({"preprocessor": {"normalize": "all_features"}}, "preprocessor.normalize is 'all_features'"),
         ({"preprocessor": {"sample_rate": 8000}}, "takes 8000 Hz"),
@@ -118,6 +120,49 @@ def test_what_is_not_supported_is_named_with_what_is(
 ) -> None:
     with pytest.raises(UnsupportedCheckpointError, match=message):
         opened(write(CONFIG | change), tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "os.system"},
+        {"encoder": CONFIG["encoder"] | {"_target_": "subprocess.Popen"}},
+        {"loss": {"inner": [{"_target_": "builtins.eval"}]}},
+    ],
+)
+def test_a_class_that_is_not_of_nemo_is_refused_by_name(
+    write: Write, tmp_path: Path, change: dict[str, object]
+) -> None:
+    with pytest.raises(CheckpointError, match="which is not a class of NeMo"):
+        opened(write(CONFIG | change), tmp_path / "unpacked")
+
+
+def test_a_member_that_unpacks_to_ten_gigabytes_is_refused_before_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.nemo"
+    with gzip.open(path, "wb") as file:
+        header = tarfile.TarInfo("model_weights.ckpt")
+        header.size = 10 * 1024**3
+        file.write(header.tobuf() + b"\0" * 1_000_000)
+    with pytest.raises(CheckpointError, match="unpacks to more than a checkpoint can be"):
+        opened(path, tmp_path / "unpacked")
+    assert not list((tmp_path / "unpacked").iterdir())
+
+
+def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
+    sparse = tmp_path / "sparse"
+    with sparse.open("wb") as file:
+        file.truncate(10 * 1024**2)
+    path = tmp_path / "model.nemo"
+    subprocess.run(["tar", "--create", "--sparse", "--file", path, "--directory", tmp_path, "sparse"], check=True)
+    with pytest.raises(CheckpointError, match="not a plain file"):
+        opened(path, tmp_path / "unpacked")
+
+
+def test_an_empty_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "model.nemo"
+    path.touch()
+    with pytest.raises(CheckpointError, match="not a complete"):
+        opened(path, tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize("config", [None, [], "text", {"target": CONFIG["target"]}])

@@ -1,5 +1,7 @@
 """A build from checkpoint to published artifact: the stages in their order, and a report after each."""
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -13,7 +15,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from asr_serving.text import Vocabulary
-from model_builder import artifact_store, audio_set
+from model_builder import artifact_store, audio_set, report_page
 from model_builder.artifact import content_digest
 from model_builder.artifact_store import Published
 from model_builder.checkpoint import Description
@@ -53,6 +55,7 @@ class Report:
 
     path: Path
     content: dict[str, Any] = field(default_factory=lambda: {"status": "running", "stages": {}})
+    _inner_seconds: float = 0.0
 
     def write(self) -> None:
         """Replace the file in one step."""
@@ -63,19 +66,35 @@ class Report:
         except OSError as error:
             raise WorkFolderError(f"cannot write {self.path}: {error}") from error
 
+    def page(self) -> None:
+        """Write the report for people beside it, where matplotlib is there to draw it."""
+        if importlib.util.find_spec("matplotlib") is None:
+            return
+        try:
+            report_page.write(self.content, self.path.with_suffix(".html"))
+        except OSError as error:
+            # The build's own error, if there is one, matters more than the page about it.
+            raise WorkFolderError(f"cannot write {self.path.with_suffix('.html')}: {error}") from error
+
     @contextmanager
     def stage(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a stage; what it puts into the yielded mapping is reported, its failure too."""
+        """Time a stage; what it puts into the yielded mapping is reported, its failure too.
+
+        A stage inside another one (loading the checkpoint, at first use) comes before it; its time counts once.
+        """
         started = time.monotonic()
+        inner, self._inner_seconds = self._inner_seconds, 0.0
         entry: dict[str, Any] = {}
-        self.content["stages"][name] = entry
         try:
             yield entry
         except BuilderError:
             self.content.setdefault("stage", name)
             raise
         finally:
-            entry["seconds"] = round(time.monotonic() - started, 2)
+            spent = time.monotonic() - started
+            entry["seconds"] = round(spent - self._inner_seconds, 2)
+            self._inner_seconds = inner + spent
+            self.content["stages"][name] = entry
         self.write()
 
 
@@ -97,6 +116,8 @@ def build(options: Options, reporter: Reporter) -> Published:
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
             raise WorkFolderError(f"cannot write below {options.work}: {error}") from error
+        finally:
+            report.page()
 
 
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
@@ -108,7 +129,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
         entry.update({"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision})
         entry["bytes"] = fetched.path.stat().st_size
     recipe = recipe_for(options, checkpoint_sha256=fetched.sha256, check_audio_sha256=audio.sha256)
-    report.content |= {"artifact_format": ARTIFACT_FORMAT, "build_key": build_key(recipe)}
+    report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(), "build_key": build_key(recipe)}
     report.content |= {"recipe": recipe.model_dump(mode="json")}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
@@ -261,8 +282,6 @@ class OptionError(BuilderError):
 
 def versions() -> dict[str, str]:
     """Versions of everything that decides the output."""
-    import importlib.metadata  # noqa: PLC0415
-
     names = ("asr-operator", "nemo-toolkit", "torch", "onnx", "onnxruntime", "numpy", "nvidia-pytriton")
     found = {name: importlib.metadata.version(name) for name in names}
     return found | {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}

@@ -7,6 +7,7 @@ workload's identity.
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,13 @@ from model_builder.errors import SourceError, StorageError
 
 CHUNK = 8 * 1024 * 1024
 """Bytes read or written at a time."""
+
+RETRIES: Any = {
+    "max_retries": 6,
+    "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
+    "retry_timeout": timedelta(minutes=2),
+}
+"""For answers such as 503 and for connections that break; about 11 s of waiting before storage is said to be down."""
 
 
 class Storage:
@@ -33,7 +41,10 @@ class Storage:
         scheme = urlsplit(uri).scheme
         if not scheme:
             raise SourceError(f"{uri!r} is not a URI; write file:///folder or s3://bucket/prefix")
-        options: dict[str, Any] = {"client_options": {"allow_http": True, "user_agent": "asr-operator"}}
+        options: dict[str, Any] = {
+            "client_options": {"allow_http": True, "user_agent": "asr-operator"},
+            "retry_config": RETRIES,
+        }
         if scheme == "file":
             options = {"mkdir": True}
         try:

@@ -33,8 +33,9 @@ class Figures:
     max_logprob_difference: float = 0.0
     token_agreement: float = 1.0
     utterances: int = 0
-    seconds: float = 0.0
+    audio_seconds: float = 0.0
     by_batch_size: dict[str, dict[str, float]] = field(default_factory=dict)
+    by_utterance: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run(
@@ -53,7 +54,11 @@ def run(
         RejectedError: NaN or infinity, a wrong length, or a difference above the threshold.
     """
     signals = [utterance.samples for utterance in audio.utterances]
-    figures = Figures(utterances=len(signals), seconds=round(audio.seconds, 1))
+    figures = Figures(utterances=len(signals), audio_seconds=round(audio.seconds, 1))
+    figures.by_utterance = [
+        {"file": utterance.name, "seconds": round(utterance.seconds, 2), "max_logprob_difference": 0.0}
+        for utterance in audio.utterances
+    ]
     total = len(signals) * (len(BATCH_SIZES) + 2)
     with reporter.task("check", total) as task:
         task.note("NeMo transcribes the check audio")
@@ -72,7 +77,9 @@ def run(
             for batch in _batches(signals, size):
                 outputs = _run(session, checkpoint, [signals[index] for index in batch], recipe, seed=size)
                 for row, index in enumerate(batch):
-                    worst = max(worst, _compare(outputs, row, references[index], audio.utterances[index].name))
+                    difference = _compare(outputs, row, references[index], audio.utterances[index].name)
+                    worst, entry = max(worst, difference), figures.by_utterance[index]
+                    entry["max_logprob_difference"] = max(entry["max_logprob_difference"], difference)
                     tokens.append((index, outputs["tokens"][row, : references[index].tokens.size]))
                 task.advance(len(batch))
             ordered = [values for _, values in sorted(tokens, key=lambda item: item[0])]
@@ -156,7 +163,7 @@ def _compare_features(
     session: Session, signals: list[npt.NDArray[np.float32]], references: list[Reference], figures: Figures
 ) -> None:
     means = []
-    for signal, reference in zip(signals, references, strict=True):
+    for signal, reference, entry in zip(signals, references, figures.by_utterance, strict=True):
         # Padded with noise to twice its length, against NeMo's features of the utterance alone.
         audio, lengths = _noisy_pad([signal, np.zeros(2 * signal.size, dtype=np.float32)], seed=0)
         features = session.run({tensors.AUDIO.name: audio[:1], tensors.AUDIO_LENGTH.name: lengths[:1]})[
@@ -165,6 +172,7 @@ def _compare_features(
         difference = np.abs(features[0, :, : reference.features.shape[1]] - reference.features)
         if not finite({"features": difference}):
             raise RejectedError("the mel graph gives NaN or infinite features")
+        entry["max_feature_difference"] = float(difference.max())
         figures.max_feature_difference = max(figures.max_feature_difference, float(difference.max()))
         means.append(float(difference.mean()))
     figures.mean_feature_difference = float(np.mean(means))

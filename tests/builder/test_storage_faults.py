@@ -1,0 +1,93 @@
+"""Publish and fetch through a real S3 server that answers 503, breaks connections, or is gone."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from model_builder import artifact_store
+from model_builder.errors import StorageError
+from model_builder.progress import NullReporter
+from model_builder.storage import Storage
+from tests.support.faults import Faults, faulty
+from tests.support.s3 import S3Server, s3_server
+from tests.unit.test_artifact_store import PROVENANCE
+from tests.unit.test_recipe import example
+
+QUIET = NullReporter()
+LARGE = 20_000_000
+"""Bytes: three parts of a multipart upload."""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def faults(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    address = urlsplit(s3.environment["AWS_ENDPOINT_URL"])
+    assert address.hostname is not None
+    assert address.port is not None
+    with faulty(address.hostname, address.port) as proxy:
+        for name, value in (s3.environment | {"AWS_ENDPOINT_URL": proxy.url}).items():
+            monkeypatch.setenv(name, value)
+        yield proxy
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "repository"
+    (folder / "onnx_english_stt" / "1").mkdir(parents=True)
+    (folder / "onnx_english_stt" / "1" / "model.onnx").write_bytes(secrets.token_bytes(LARGE))
+    (folder / "onnx_english_stt" / "config.pbtxt").write_text("name")
+    return folder
+
+
+def publish(repository: Path, s3: S3Server, prefix: str) -> artifact_store.Published:
+    storage = Storage(f"{s3.uri}/{prefix}")
+    return artifact_store.publish(
+        repository, storage, recipe=example(), provenance=PROVENANCE, check={}, gate={}, reporter=QUIET
+    )
+
+
+def manifests(s3: S3Server, prefix: str) -> int:
+    return len(list((s3.folder / prefix).rglob("manifest.json")))
+
+
+def test_an_overloaded_server_is_asked_again(repository: Path, s3: S3Server, faults: Faults) -> None:
+    faults.refuse = 4
+    published = publish(repository, s3, "overloaded")
+    artifact_store.verify(published.uri, reporter=QUIET)
+    assert faults.refuse == 0
+
+
+def test_an_upload_whose_connections_break_is_completed(repository: Path, s3: S3Server, faults: Faults) -> None:
+    faults.cut_after = [1_000_000, 3_000_000]
+    published = publish(repository, s3, "broken")
+    artifact_store.verify(published.uri, reporter=QUIET)
+    assert not faults.cut_after
+
+
+def test_a_server_that_stays_down_is_told_and_nothing_is_visible(
+    repository: Path, s3: S3Server, faults: Faults
+) -> None:
+    faults.refuse = 1_000
+    with pytest.raises(StorageError, match=r"cannot .* s3://asr-models/down/") as caught:
+        publish(repository, s3, "down")
+    assert caught.value.transient
+    assert manifests(s3, "down") == 0
+    faults.refuse = 0
+    artifact_store.verify(publish(repository, s3, "down").uri, reporter=QUIET)
+
+
+def test_a_download_whose_connections_break_is_completed(
+    repository: Path, s3: S3Server, faults: Faults, tmp_path: Path
+) -> None:
+    published = publish(repository, s3, "download")
+    faults.refuse = 3
+    artifact_store.fetch(published.uri, tmp_path / "fetched", sha256=published.manifest_sha256, reporter=QUIET)
+    artifact_store.verify_folder(tmp_path / "fetched", reporter=QUIET)

@@ -1,0 +1,60 @@
+from html.parser import HTMLParser
+
+from model_builder.report_page import render
+
+REPORT = {
+    "status": "published",
+    "uri": "s3://bucket/english_stt/abc",
+    "recipe": {"model_name": "english_stt", "precision": "FP32"},
+    "versions": {"torch": "2.13.0"},
+    "stages": {
+        "fetch": {"seconds": 0.1},
+        "check": {
+            "seconds": 3.0,
+            "reused": True,
+            "utterances": 1,
+            "audio_seconds": 2.0,
+            "max_feature_difference": 1e-4,
+            "mean_feature_difference": 1e-6,
+            "max_logprob_difference": 1e-5,
+            "by_utterance": [
+                {"file": "a.wav", "seconds": 2.0, "max_feature_difference": 1e-4, "max_logprob_difference": 0.0}
+            ],
+        },
+        "gate": {
+            "seconds": 2.0,
+            "wer": 0.01,
+            "checkpoint_wer": None,
+            "text_agreement": 0.5,
+            "token_agreement": 0.99,
+            "server": "2.51",
+            "transcripts": [
+                {"file": "a.wav", "text": None, "checkpoint": "hello <b>there</b>", "served": "hello"},
+                {"file": "b.wav", "text": "yes", "checkpoint": "yes", "served": "yes"},
+            ],
+        },
+    },
+}
+
+
+def test_the_page_shows_what_was_measured() -> None:
+    page = render(REPORT)
+    for part in ("s3://bucket/english_stt/abc", "1.0e-04", "1.00% served", "50.00% of texts", "2.13.0"):
+        assert part in page
+    assert page.count("data:image/png;base64,") == 2
+
+
+def test_transcripts_that_differ_are_marked() -> None:
+    assert render(REPORT).count("class=differs") == 1
+
+
+def test_what_a_model_wrote_cannot_become_markup() -> None:
+    page = render(REPORT)
+    assert "<b>there" not in page
+    assert "&lt;b&gt;there" in page
+
+
+def test_a_build_that_failed_early_has_a_page_too() -> None:
+    page = render({"status": "failed", "reason": "SourceUnavailable", "message": "x is not a file", "stages": {}})
+    assert "SourceUnavailable: x is not a file" in page
+    HTMLParser().feed(page)

@@ -35,6 +35,14 @@ SUPPORTED_ENCODER = "ConformerEncoder"
 OWN_CLASSES = ("nemo.collections.", "nemo.core.")
 NOT_MADE = {"train_ds", "validation_ds", "test_ds", "optim", "trainer", "exp_manager"}
 """Parts of a configuration that concern training only."""
+ENCODER_SETTINGS: dict[str, tuple[Any, ...]] = {
+    "self_attention_model": ("rel_pos", "abs_pos"),
+    "subsampling": ("striding", "dw_striding"),
+    "att_context_style": ("regular", "chunked_limited"),
+    "conv_norm_type": ("batch_norm", "layer_norm"),
+    "reduction": (None,),
+}
+"""Settings of the encoder that decide whether it can be exported, with NeMo's default first."""
 SUPPORTED_TEXT = (
     "supported are FastConformer and Conformer models with CTC (BPE or characters), and hybrid RNNT-CTC models through "
     "their CTC head: " + ", ".join(SUPPORTED)
@@ -145,6 +153,8 @@ def describe(folder: Path) -> Description:
         )
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{CONFIG}: {error}") from error
+    _check_encoder(encoder)
+    _check_vocabulary(config, description)
     _check_frontend(description)
     return description
 
@@ -160,6 +170,31 @@ def _check_targets(node: object, where: str) -> None:
     elif isinstance(node, list):
         for index, value in enumerate(node):
             _check_targets(value, f"{where}[{index}]")
+
+
+def _check_encoder(encoder: dict[str, Any]) -> None:
+    """The encoder must give the same for an utterance alone and padded, and for every length from one trace."""
+    for key, supported in ENCODER_SETTINGS.items():
+        found = encoder.get(key, supported[0])
+        if found not in supported:
+            raise UnsupportedCheckpointError(
+                f"encoder.{key} is {found!r}; supported: {', '.join(repr(value) for value in supported)}"
+            )
+
+
+def _check_vocabulary(config: dict[str, Any], description: Description) -> None:
+    """BPE models must have one SentencePiece tokenizer; NeMo calls every SentencePiece tokenizer `bpe`."""
+    if description.vocabulary_kind != "sentencepiece":
+        return
+    tokenizer = config.get("tokenizer")
+    if not isinstance(tokenizer, dict):
+        raise CheckpointError(f"{CONFIG} has no tokenizer")
+    kind = str(tokenizer.get("type", "")).lower()
+    if kind != "bpe" or "custom_tokenizer" in tokenizer:
+        name = {"agg": "an aggregate of several tokenizers", "wpe": "WordPiece"}.get(kind, f"of type {kind!r}")
+        if kind == "bpe":
+            name = "a custom class"
+        raise UnsupportedCheckpointError(f"the tokenizer is {name}; only SentencePiece (type 'bpe') is supported")
 
 
 def _check_frontend(description: Description) -> None:

@@ -9,11 +9,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr_serving.text import Vocabulary
+from asr_serving.text import SPACE, Vocabulary
 from model_builder.checkpoint import SUPPORTED_TEXT, Description
 from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError
 
 Floats = npt.NDArray[np.float32]
+
+WORD = "a"
+"""Any text; SentencePiece drops the space at the start of a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Reference:
     """What the checkpoint itself makes of one utterance.
 
     Attributes:
-        text: NeMo's own greedy transcript.
+        text: NeMo's own greedy transcript; spaces at its ends and runs of spaces are not kept.
         features: [bands, frames] float32, valid frames only.
         logprobs: [steps, classes] float32, valid steps only.
     """
@@ -79,6 +82,9 @@ class Checkpoint:
             raise CheckpointError(f"NeMo cannot load the checkpoint: {first[0][:400]}") from error
         self.model = model.eval()
         self.model.encoder.sync_max_audio_length = False
+        if hasattr(self.model.encoder.pre_encode, "subsampling_conv_chunking_factor"):
+            # Chunks change nothing but the memory that is used; 1 makes them only where an array would be too large.
+            self.model.encoder.pre_encode.subsampling_conv_chunking_factor = 1
         self.description = description
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.decoder = getattr(model, "ctc_decoder", None) or model.decoder
@@ -86,9 +92,23 @@ class Checkpoint:
         if not hasattr(self.decoder, "vocabulary"):
             raise UnsupportedCheckpointError(f"the model has no CTC decoder; {SUPPORTED_TEXT}")
         self.vocabulary = Vocabulary(
-            tokens=tuple(str(token) for token in self.decoder.vocabulary),
+            tokens=self._tokens(),
             kind=description.vocabulary_kind,
             step_seconds=description.step_seconds,
+            punctuation="".join(sorted(self.decoding.supported_punctuation or ())),
+        )
+
+    def _tokens(self) -> tuple[str, ...]:
+        """Tokens as they are to be read: of SentencePiece's own marks, what SentencePiece makes of them."""
+        tokens = tuple(str(token) for token in self.decoder.vocabulary)
+        if self.description.vocabulary_kind != "sentencepiece":
+            return tokens
+        pieces = self.model.tokenizer.tokenizer
+        if any(pieces.is_byte(index) for index in range(len(tokens))):
+            raise UnsupportedCheckpointError("the tokenizer falls back to bytes, which this builder does not decode")
+        return tuple(
+            pieces.decode_pieces([WORD, token])[len(WORD) :].replace(" ", SPACE) if pieces.is_unknown(index) else token
+            for index, token in enumerate(tokens)
         )
 
     @property
@@ -98,6 +118,9 @@ class Checkpoint:
 
     def limit_audio(self, frames: int) -> None:
         """Cut the encoder's table of positions to `frames` feature frames; it goes into the export as a constant."""
+        positions = self.model.encoder.pos_enc
+        if hasattr(positions, "pe"):
+            del positions.pe  # or NeMo keeps it when it is larger
         self.model.encoder.set_max_audio_length(-(-frames // self.description.subsampling) + 1)
 
     def untyped(self) -> Any:  # noqa: ANN401
@@ -109,6 +132,8 @@ class Checkpoint:
     def mel_parts(self) -> dict[str, Any]:
         """Window, mel bank and constants of the checkpoint's own preprocessor."""
         featurizer = self.model.preprocessor.featurizer
+        if featurizer.window is None:
+            raise UnsupportedCheckpointError("preprocessor.window must name a window, such as 'hann'")
         if featurizer.log_zero_guard_type != "add" or isinstance(featurizer.log_zero_guard_value, str):
             raise UnsupportedCheckpointError("preprocessor.log_zero_guard_type must be 'add' with a number")
         return {
@@ -146,7 +171,7 @@ class Checkpoint:
                 hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
             references.append(
                 Reference(
-                    text=str(hypothesis.text),
+                    text=" ".join(str(hypothesis.text).split()),
                     features=features[0, :, : frames[0, 0]],
                     logprobs=logprobs[0, : steps[0]].numpy(),
                 )

@@ -176,6 +176,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
             description=description,
             reporter=reporter,
         )
+    checkpoint.release()
     gated = stage(
         "gate",
         {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(heard)},
@@ -243,6 +244,10 @@ class _Loader:
                 tokens = len(self._checkpoint.vocabulary.tokens)
                 task.note(f"{self._checkpoint.parameters / 1e6:.2f} M parameters  {tokens} tokens")
         return self._checkpoint
+
+    def release(self) -> None:
+        """Give the model's memory back: a server with its own copy of the weights starts next."""
+        self._checkpoint = None
 
 
 def recipe_for(options: Options, *, checkpoint_sha256: str, check_audio_sha256: str) -> Recipe:

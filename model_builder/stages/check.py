@@ -22,6 +22,8 @@ MAX_FEATURE_DIFFERENCE = 1e-2
 """In units of a band's deviation. Differences of 1e-4 are usual; a wrong window or mel bank gives tenths."""
 MAX_LOGPROB_DIFFERENCE_FP32 = 1e-2
 BATCH_SIZES = (1, 4, 16)
+MAX_PADDED_SAMPLES = 120 * 16_000
+"""Of one batch: activations of large models take gigabytes otherwise."""
 
 
 @dataclass(slots=True)
@@ -131,10 +133,19 @@ def _judge(figures: Figures, recipe: Recipe) -> None:
 
 
 def _batches(signals: Sequence[npt.NDArray[np.float32]], size: int) -> list[list[int]]:
-    """Long and short utterances side by side, so that padding is as large as it gets."""
+    """Long and short utterances side by side, so that padding is as large as it gets within MAX_PADDED_SAMPLES."""
     by_length = sorted(range(len(signals)), key=lambda index: signals[index].size)
     mixed = [by_length[index // 2] if index % 2 == 0 else by_length[-1 - index // 2] for index in range(len(by_length))]
-    return [mixed[start : start + size] for start in range(0, len(mixed), size)]
+    batches: list[list[int]] = []
+    longest = 0
+    for index in mixed:
+        longest = max(longest, signals[index].size)
+        full = not batches or len(batches[-1]) == size or (len(batches[-1]) + 1) * longest > MAX_PADDED_SAMPLES
+        if full:
+            batches.append([])
+            longest = signals[index].size
+        batches[-1].append(index)
+    return batches
 
 
 def _noisy_pad(

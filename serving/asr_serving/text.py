@@ -19,11 +19,13 @@ class Vocabulary:
         tokens: Pieces in the order of the model's classes.
         kind: `sentencepiece` (words start with U+2581) or `characters` (words are parted by a space token).
         step_seconds: Seconds of audio for each encoder step.
+        punctuation: Marks that join the word before them when one space lies between, as NeMo joins them.
     """
 
     tokens: tuple[str, ...]
     kind: str
     step_seconds: float
+    punctuation: str = ""
 
     @property
     def blank(self) -> int:
@@ -32,14 +34,19 @@ class Vocabulary:
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
-        content = {"kind": self.kind, "step_seconds": self.step_seconds, "tokens": self.tokens}
+        content = {
+            "kind": self.kind,
+            "step_seconds": self.step_seconds,
+            "punctuation": self.punctuation,
+            "tokens": self.tokens,
+        }
         path.write_text(json.dumps(content, ensure_ascii=False, indent=0) + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path) -> "Vocabulary":
         """Read what `save` wrote."""
         content = json.loads(path.read_text(encoding="utf-8"))
-        return cls(tuple(content["tokens"]), content["kind"], content["step_seconds"])
+        return cls(tuple(content["tokens"]), content["kind"], content["step_seconds"], content.get("punctuation", ""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,27 +102,20 @@ def transcribe(
     kept, starts, ends = collapse(valid, vocabulary.blank)
     words: list[str] = []
     offsets: list[tuple[int, int]] = []
-    word, word_start, word_end = "", 0, 0
-
-    def finish() -> None:
-        if word:
-            words.append(word)
-            offsets.append((word_start, word_end))
-
+    spaces = 0  # before the part that comes
+    mark = SPACE if vocabulary.kind == "sentencepiece" else " "
     for token, start, end in zip(kept.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        piece = vocabulary.tokens[token]
-        if vocabulary.kind == "sentencepiece":
-            begins, piece = piece.startswith(SPACE), piece.replace(SPACE, "")
-        else:
-            begins, piece = piece == " ", piece.strip(" ")
-        if begins:
-            finish()
-            word, word_start = "", start
-        if not word:
-            word_start = start
-        word += piece
-        word_end = end
-    finish()
+        for position, part in enumerate(vocabulary.tokens[token].split(mark)):
+            spaces += position > 0
+            if not part:
+                continue
+            if words and (spaces == 0 or (spaces == 1 and part[0] in vocabulary.punctuation)):
+                words[-1] += part
+                offsets[-1] = (offsets[-1][0], end)
+            else:
+                words.append(part)
+                offsets.append((start, end))
+            spaces = 0
 
     spoken = valid != vocabulary.blank
     probabilities = np.exp(token_logprobs[:encoded_length])

@@ -120,15 +120,18 @@ def test_a_work_folder_in_use_is_refused(builder: Builder, demo_checkpoint: Path
     assert "another build uses" in second.stderr
 
 
-def test_a_terminated_build_takes_its_triton_with_it(builder: Builder, demo_checkpoint: Path) -> None:
-    work = builder.folder / "terminated"
+def test_a_killed_build_takes_its_triton_with_it(builder: Builder, demo_checkpoint: Path) -> None:
+    work = builder.folder / "killed-at-the-gate"
     process = subprocess.Popen(
-        command(builder, work, "terminated", demo_checkpoint),
+        command(builder, work, "killed-at-the-gate", demo_checkpoint),
         env=os.environ | builder.s3.environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     while not (work / "triton.log").exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    while len(servers_over(work)) < 5:  # the server and its four Python models
         assert process.poll() is None
         time.sleep(0.05)
     process.kill()
@@ -137,17 +140,17 @@ def test_a_terminated_build_takes_its_triton_with_it(builder: Builder, demo_chec
     while (alive := servers_over(work)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not alive
-    assert not manifests(builder, "terminated")
+    assert not manifests(builder, "killed-at-the-gate")
 
 
 def servers_over(work: Path) -> list[str]:
-    """Process ids of the servers whose model repository lies in `work`."""
+    """Process ids of the server and of its Python models whose repository lies in `work`."""
     found = []
     for entry in Path("/proc").iterdir():
         try:
             line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
         except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
             continue
-        if f"--model-repository={work.resolve()}".encode() in line:
+        if str(work.resolve() / "repository").encode() in line:
             found.append(entry.name)
     return found

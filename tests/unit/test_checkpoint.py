@@ -16,6 +16,7 @@ CONFIG: dict[str, Any] = {
     "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
     "preprocessor": {"sample_rate": 16000, "normalize": "per_feature", "features": 80, "window_stride": 0.01},
     "encoder": {"_target_": "nemo.collections.asr.modules.ConformerEncoder", "subsampling_factor": 8},
+    "tokenizer": {"dir": "/data/tokenizer", "type": "bpe"},
 }
 
 Write = Callable[..., Path]
@@ -113,6 +114,13 @@ def test_a_python_object_in_the_configuration_is_not_made(write: Write, tmp_path
         ({"encoder": {"_target_": "nemo.collections.asr.modules.ConvASREncoder"}}, "the encoder is a ConvASREncoder"),
         ({"preprocessor": {"normalize": "all_features"}}, "preprocessor.normalize is 'all_features'"),
         ({"preprocessor": {"sample_rate": 8000}}, "takes 8000 Hz"),
+        ({"encoder": CONFIG["encoder"] | {"self_attention_model": "rel_pos_local_attn"}}, "is 'rel_pos_local_attn'; "),
+        ({"encoder": CONFIG["encoder"] | {"subsampling": "vggnet"}}, "encoder.subsampling is 'vggnet'; supported: "),
+        ({"encoder": CONFIG["encoder"] | {"conv_norm_type": "group_norm8"}}, "encoder.conv_norm_type is 'group_norm8'"),
+        ({"encoder": CONFIG["encoder"] | {"reduction": "pooling"}}, "encoder.reduction is 'pooling'; supported: None"),
+        ({"tokenizer": {"type": "wpe", "dir": "/data"}}, "the tokenizer is WordPiece; only SentencePiece"),
+        ({"tokenizer": {"type": "agg", "langs": {"en": {"type": "bpe"}}}}, "an aggregate of several tokenizers; only"),
+        ({"tokenizer": {"type": "bpe", "custom_tokenizer": {}}}, "the tokenizer is a custom class; only SentencePiece"),
     ],
 )
 def test_what_is_not_supported_is_named_with_what_is(
@@ -163,6 +171,31 @@ def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path.touch()
     with pytest.raises(CheckpointError, match="not a complete"):
         opened(path, tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"xscaling": True, "use_bias": False, "untie_biases": False},
+        {"att_context_size": [[70, 13], [70, 6]], "att_context_style": "chunked_limited"},
+        {"causal_downsampling": True, "conv_context_size": "causal", "conv_norm_type": "layer_norm"},
+        {"subsampling": "striding", "subsampling_factor": 4, "reduction_factor": 1},
+    ],
+)
+def test_other_settings_of_the_encoder_are_accepted(write: Write, tmp_path: Path, change: dict[str, object]) -> None:
+    opened(write(CONFIG | {"encoder": CONFIG["encoder"] | change}), tmp_path / "unpacked")
+
+
+def test_models_of_characters_need_no_tokenizer(write: Write, tmp_path: Path) -> None:
+    config = CONFIG | {"target": "nemo.collections.asr.models.EncDecCTCModel"}
+    del config["tokenizer"]
+    opened(write(config), tmp_path / "unpacked")
+
+
+def test_an_archive_of_an_older_nemo_is_compressed_and_is_read(write: Write, tmp_path: Path) -> None:
+    path = write()
+    path.write_bytes(gzip.compress(path.read_bytes(), compresslevel=1))
+    opened(path, tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize("config", [None, [], "text", {"target": CONFIG["target"]}])

@@ -82,3 +82,27 @@ def test_words_join_to_the_text_and_their_times_rise(found: list[int]) -> None:
 def test_a_vocabulary_survives_its_file(tmp_path: Path) -> None:
     PIECES.save(tmp_path / "vocabulary.json")
     assert Vocabulary.load(tmp_path / "vocabulary.json") == PIECES
+
+
+def test_pieces_may_hold_several_words() -> None:
+    vocabulary = Vocabulary(("▁of▁the", "ir▁own"), "sentencepiece", step_seconds=0.08)
+    assert decoded(vocabulary, 0, 1) == "of their own"
+
+
+def test_a_piece_that_is_only_the_mark_starts_a_word() -> None:
+    vocabulary = Vocabulary(("▁", "a", "b"), "sentencepiece", step_seconds=0.08)
+    assert decoded(vocabulary, 0, 1, 0, 2, 0) == "a b"
+
+
+def test_punctuation_joins_the_word_before_as_in_nemo() -> None:
+    vocabulary = Vocabulary(("▁", "▁yes", ",", "▁no", "?"), "sentencepiece", step_seconds=0.08, punctuation=",?")
+    array = np.array([1, 0, 2, 3, 4], dtype=np.int32)
+    found = transcribe(array, np.zeros(5, dtype=np.float32), 5, vocabulary)
+    assert (found.text, found.words) == ("yes, no?", ("yes,", "no?"))
+    np.testing.assert_allclose(found.offsets, [[0.0, 0.24], [0.24, 0.4]], rtol=1e-6)
+
+
+def test_two_spaces_keep_punctuation_apart_as_in_nemo() -> None:
+    vocabulary = Vocabulary((" ", "a", "'"), "characters", step_seconds=0.04, punctuation="'")
+    blank = vocabulary.blank
+    assert decoded(vocabulary, 1, 0, 2, 1, 0, blank, 0, 2) == "a'a '"

@@ -102,10 +102,8 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
 
 def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
     """The server's command line."""
-    # The server must not outlive a builder that is killed.
-    tied = ["setpriv", "--pdeathsig", "KILL", "--"] if shutil.which("setpriv") else []
     return [
-        *tied,
+        *(sys.executable, "-m", "model_builder.tether"),
         binary,
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
@@ -187,10 +185,10 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command(repository.resolve(), backends, binary, ports),
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment,
-                start_new_session=True,
             )
         try:
             _await_ready(process, ports, log)
@@ -221,9 +219,12 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     try:
         process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
-        # Its Python models are its children, in the session that it leads.
-        os.killpg(process.pid, signal.SIGKILL)
+        if process.stdin is not None:
+            process.stdin.close()  # the tether kills the server and its Python models
         process.wait()
+    finally:
+        if process.stdin is not None:
+            process.stdin.close()
 
 
 def errors_in(log: Path, lines: int = 12) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
-from asr_serving import audio, batching, frontend, metrics, orphan, settings, tensors, text
+from asr_serving import audio, batching, frontend, metrics, settings, tensors, text
 from asr_serving.postprocessing import VOCABULARY_FILE, transcript_tensors
 
 ACOUSTIC_READY_SECONDS = 600.0
@@ -34,7 +34,6 @@ class _Waiting:
 class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
         folder = Path(args["model_repository"]) / args["model_version"]
-        orphan.exit_with_parent()
         self._settings = settings.Settings.load(folder)
         self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
         self._frontend = frontend.load(self._settings.frontend, folder)

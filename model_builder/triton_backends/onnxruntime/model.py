@@ -17,8 +17,6 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the module is loaded
 
 import onnxruntime
 
-from asr_serving.orphan import exit_with_parent
-
 
 class TritonPythonModel:
     @staticmethod
@@ -26,7 +24,6 @@ class TritonPythonModel:
         return auto_complete_model_config
 
     def initialize(self, args: dict[str, Any]) -> None:
-        exit_with_parent()
         config = json.loads(args["model_config"])
         if any(tensor.get("allow_ragged_batch") for tensor in config["input"]):
             raise pb_utils.TritonModelException("this local onnxruntime backend does not serve ragged inputs")

@@ -57,14 +57,6 @@ class Storage:
         """URI of an object."""
         return f"{self.uri}/{path}"
 
-    def exists(self, path: str) -> bool:
-        """Whether an object is there.
-
-        Raises:
-            StorageError: Storage refused or failed.
-        """
-        return self.size(path) is not None
-
     def size(self, path: str) -> int | None:
         """Bytes of an object, None if there is none.
 

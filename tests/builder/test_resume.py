@@ -21,6 +21,16 @@ def command(builder: Builder, work: Path, prefix: str, source: Path) -> list[str
     ]
 
 
+def start(builder: Builder, work: Path, prefix: str, source: Path) -> subprocess.Popen[bytes]:
+    """Begin a build and leave it running."""
+    return subprocess.Popen(
+        command(builder, work, prefix, source),
+        env=os.environ | builder.s3.environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
 def manifests(builder: Builder, prefix: str) -> list[Path]:
     return list((builder.s3.folder / prefix).rglob("manifest.json"))
 
@@ -35,12 +45,7 @@ def test_killed_at_random_moments_a_build_leaves_no_artifact_and_then_succeeds(
     work, moments = builder.folder / "killed", random.Random(5)  # noqa: S311 (moments, not secrets)
     published = False
     for _ in range(4):
-        process = subprocess.Popen(
-            command(builder, work, "killed", demo_checkpoint),
-            env=os.environ | builder.s3.environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start(builder, work, "killed", demo_checkpoint)
         try:
             process.wait(moments.uniform(1, 16))
             published = published or process.returncode == 0
@@ -102,12 +107,7 @@ def test_two_builders_at_once_agree_on_one_artifact(builder: Builder, demo_check
 
 def test_a_work_folder_in_use_is_refused(builder: Builder, demo_checkpoint: Path) -> None:
     work = builder.folder / "shared"
-    first = subprocess.Popen(
-        command(builder, work, "shared", demo_checkpoint),
-        env=os.environ | builder.s3.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    first = start(builder, work, "shared", demo_checkpoint)
     try:
         while not (work / "checkpoint").exists():
             assert first.poll() is None
@@ -122,12 +122,7 @@ def test_a_work_folder_in_use_is_refused(builder: Builder, demo_checkpoint: Path
 
 def test_a_killed_build_takes_its_triton_with_it(builder: Builder, demo_checkpoint: Path) -> None:
     work = builder.folder / "killed-at-the-gate"
-    process = subprocess.Popen(
-        command(builder, work, "killed-at-the-gate", demo_checkpoint),
-        env=os.environ | builder.s3.environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    process = start(builder, work, "killed-at-the-gate", demo_checkpoint)
     while not (work / "triton.log").exists():
         assert process.poll() is None
         time.sleep(0.05)

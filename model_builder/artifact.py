@@ -58,6 +58,22 @@ class Provenance(_Model):
     built_at: datetime
 
 
+class ModelFacts(_Model):
+    """What a later build needs to know of the checkpoint, without having it.
+
+    Attributes:
+        features: Mel bands.
+        hop: Samples between feature frames.
+        channels: Of the first convolution of the subsampling, whose output is the model's largest array.
+        preprocessor: Settings of NeMo's own preprocessor.
+    """
+
+    features: int = Field(ge=1)
+    hop: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    preprocessor: dict[str, Any]
+
+
 class Manifest(_Model):
     """What an artifact is, file by file, and what was measured on it."""
 
@@ -65,8 +81,11 @@ class Manifest(_Model):
     build_key: Sha256
     recipe: Recipe
     provenance: Provenance
+    model: ModelFacts
     check: dict[str, Any]
     gate: dict[str, Any]
+    measurements: dict[str, Any] = Field(default_factory=dict)
+    """Of the TensorRT plan on the GPU that built it."""
     files: dict[RelativePath, File] = Field(min_length=1, max_length=MAX_FILES)
 
     @property

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_builder.artifact import MANIFEST, File, Manifest, Provenance, content_digest, parse_manifest
+from model_builder.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
 from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
@@ -68,8 +68,10 @@ def publish(
     *,
     recipe: Recipe,
     provenance: dict[str, Any],
+    facts: ModelFacts,
     check: dict[str, Any],
     gate: dict[str, Any],
+    measurements: dict[str, Any] | None = None,
     reporter: Reporter,
 ) -> Published:
     """Upload the repository, then create its manifest.
@@ -85,8 +87,10 @@ def publish(
         build_key=build_key(recipe),
         recipe=recipe,
         provenance=Provenance(**provenance, built_at=datetime.now(UTC)),
+        model=facts,
         check=check,
         gate=gate,
+        measurements=measurements or {},
         files=files,
     )
     base = location(recipe)

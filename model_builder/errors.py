@@ -50,6 +50,13 @@ class RejectedError(BuilderError):
     exit_code = 20
 
 
+class PlanError(BuilderError):
+    """TensorRT could not build the plan: an operator it lacks, a shape too large, no time or memory left."""
+
+    reason = "PlanFailed"
+    exit_code = 21
+
+
 class StorageError(BuilderError):
     """Object storage refused or failed."""
 
@@ -63,6 +70,13 @@ class ArtifactError(BuilderError):
 
     reason = "ArtifactInvalid"
     exit_code = 31
+
+
+class IncompatiblePlanError(BuilderError):
+    """A plan of another GPU product or of another TensorRT, or one that is damaged."""
+
+    reason = "PlanIncompatible"
+    exit_code = 33
 
 
 class WorkFolderError(BuilderError):
@@ -84,3 +98,10 @@ class MissingExtraError(BuilderError):
 
     reason = "MissingPackages"
     exit_code = 41
+
+
+class GpuError(BuilderError):
+    """No GPU, no driver, or not enough of its memory."""
+
+    reason = "GpuUnavailable"
+    exit_code = 42

@@ -116,6 +116,11 @@ class Checkpoint:
         """The encoder, a torch module."""
         return self.model.encoder
 
+    @property
+    def subsampling_channels(self) -> int:
+        """Channels of the first convolution."""
+        return int(self.model.encoder.pre_encode.conv[0].out_channels)
+
     def limit_audio(self, frames: int) -> None:
         """Cut the encoder's table of positions to `frames` feature frames; it goes into the export as a constant."""
         positions = self.model.encoder.pos_enc

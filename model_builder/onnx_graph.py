@@ -32,12 +32,35 @@ def join(frontend: Path, acoustic: Path, target: Path, *, links: Mapping[str, st
     onnx.save(joined, target)
 
 
+def split(model: Path, frontend: Path, acoustic: Path, *, links: Mapping[str, str]) -> None:
+    """Take a joined model apart again: the inverse of `join`, with the same `links`."""
+    import onnx  # noqa: PLC0415
+    from onnx.utils import Extractor  # noqa: PLC0415
+
+    joined = onnx.load(model)
+    between = [FRONTEND_PREFIX + name for name in links]
+    extractor = Extractor(joined)
+    first = extractor.extract_model([item.name for item in joined.graph.input], between)
+    second = extractor.extract_model(between, [item.name for item in joined.graph.output])
+    onnx.save(_renamed(first, dict(zip(between, links, strict=True))), frontend)
+    onnx.save(_renamed(second, dict(zip(between, links.values(), strict=True))), acoustic)
+
+
+def _renamed(model: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401 (onnx's own)
+    for item in (*model.graph.input, *model.graph.output):
+        item.name = names.get(item.name, item.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    return model
+
+
 FP32_OPERATORS = ("LogSoftmax", "Softmax", "ReduceMax", "Range", "Floor", "Log", "Sqrt", "ReduceMean")
-"""Left in FP32 by `to_fp16`: probabilities, normalisation sums, and the arithmetic of lengths."""
+"""Left in FP32 by `lower_precision`: probabilities, normalisation sums, and the arithmetic of lengths."""
 
 
-def to_fp16(source: Path, target: Path) -> None:
-    """Write an acoustic graph's weights and activations as FP16; its inputs and outputs stay FP32.
+def lower_precision(source: Path, target: Path, precision: str) -> None:
+    """Write an acoustic graph's weights and activations as `FP16` or `BF16`; its inputs and outputs stay FP32.
 
     The mel graph is joined afterwards and is not touched.
     """
@@ -49,7 +72,40 @@ def to_fp16(source: Path, target: Path) -> None:
         convert_float_to_float16(onnx.load(source), keep_io_types=True, op_block_list=list(FP32_OPERATORS))
     )
     converted.topological_sort()  # the converter appends its casts at the end
+    if precision == "BF16":
+        _half_to_bfloat(converted.model, onnx.load(source))
     onnx.save(converted.model, target)
+
+
+def _half_to_bfloat(model: Any, original: Any) -> None:  # noqa: ANN401 (onnx's own)
+    """Turn every FP16 of a converted model into BF16; weights are rounded from the original's FP32, once."""
+    import ml_dtypes  # noqa: PLC0415
+    from onnx import AttributeProto, TensorProto, numpy_helper  # noqa: PLC0415
+
+    half, bfloat = TensorProto.FLOAT16, TensorProto.BFLOAT16
+    exact = {item.name: item for item in original.graph.initializer}
+
+    def tensor(item: Any) -> None:  # noqa: ANN401
+        if item.data_type == half:
+            array = numpy_helper.to_array(exact.get(item.name, item)).astype(ml_dtypes.bfloat16)
+            item.CopyFrom(onnx_tensor(item.name, array))
+
+    def onnx_tensor(name: str, array: npt.NDArray[Any]) -> Any:  # noqa: ANN401
+        return TensorProto(
+            name=name, data_type=bfloat, dims=array.shape, raw_data=np.ascontiguousarray(array).tobytes()
+        )
+
+    for item in model.graph.initializer:
+        tensor(item)
+    for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
+        if value.type.tensor_type.elem_type == half:
+            value.type.tensor_type.elem_type = bfloat
+    for node in model.graph.node:
+        for attribute in node.attribute:
+            if attribute.type == AttributeProto.TENSOR:
+                tensor(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
+                attribute.i = bfloat
 
 
 def summary(path: Path) -> dict[str, Any]:

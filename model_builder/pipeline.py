@@ -16,12 +16,13 @@ from pydantic import ValidationError
 
 from asr_serving.text import Vocabulary
 from model_builder import artifact_store, audio_set, report_page
-from model_builder.artifact import content_digest
+from model_builder.artifact import ModelFacts, content_digest
 from model_builder.artifact_store import Published
 from model_builder.checkpoint import Description
 from model_builder.errors import BuilderError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.recipe import ARTIFACT_FORMAT, Engine, Frontend, Precision, Recipe, Wire, build_key
+from model_builder.repository.layout import served_by_onnx
 from model_builder.resume import Markers, locked, sha256_of
 from model_builder.stages import check, export, fetch, frontend, gate, inspect, publish, repository
 from model_builder.storage import Storage
@@ -105,17 +106,24 @@ def build(options: Options, reporter: Reporter) -> Published:
         BuilderError: One of its kinds says what failed and what to do; nothing is published then.
     """
     recipe_for(options, checkpoint_sha256="0" * 64, check_audio_sha256="0" * 64)  # refuse bad settings before any work
-    with locked(options.work):
-        report = Report(options.work / REPORT)
+    with reported(options.work) as report:
+        return _build(options, report, reporter)
+
+
+@contextmanager
+def reported(work: Path) -> Iterator[Report]:
+    """A report over the work folder, which nobody else may use meanwhile; tells how the build in the block ends."""
+    with locked(work):
+        report = Report(work / REPORT)
         try:
-            return _build(options, report, reporter)
+            yield report
         except BuilderError as error:
             report.content |= {"status": "failed", "reason": error.reason, "message": str(error)}
             report.write()
             raise
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
-            raise WorkFolderError(f"cannot write below {options.work}: {error}") from error
+            raise WorkFolderError(f"cannot write below {work}: {error}") from error
         finally:
             report.page()
 
@@ -133,7 +141,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     report.content |= {"recipe": recipe.model_dump(mode="json")}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
-        return _done(report, found)
+        return done(report, found)
 
     with report.stage("inspect") as entry:
         description = inspect.run(fetched.path, options.work / "checkpoint", reporter)
@@ -145,7 +153,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     acoustic, mel, model = graphs / "acoustic.onnx", graphs / "frontend.onnx", graphs / "model.onnx"
     vocabulary, heard = graphs / "vocabulary.json", graphs / "references.json"
     checkpoint = _Loader(description, report, reporter)
-    stage = _Resumable(Markers(options.work / "stages"), report, reporter)
+    stage = Resumable(Markers(options.work / "stages"), report, reporter)
 
     exported = stage(
         "export",
@@ -165,15 +173,22 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
         [heard],
         lambda: check.run(checkpoint(), mel, model, audio, heard, recipe=recipe, reporter=reporter),
     )
+    facts = ModelFacts(
+        features=description.features,
+        hop=exported["hop"],
+        channels=exported["channels"],
+        preprocessor=description.preprocessor,
+    )
     folder = options.work / "repository"
     with report.stage("repository"):
         repository.run(
-            model,
             folder,
             recipe=recipe,
+            models={"onnx": model},
+            served=served_by_onnx(recipe),
             vocabulary=Vocabulary.load(vocabulary),
-            hop=exported["hop"],
-            description=description,
+            facts=facts,
+            references=heard,
             reporter=reporter,
         )
     checkpoint.release()
@@ -197,16 +212,17 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
                 "parameters": exported["parameters"],
                 "versions": versions(),
             },
+            facts=facts,
             check=checked,
             gate=gated,
             reporter=reporter,
         )
         entry.update({"uri": published.uri})
-    return _done(report, published)
+    return done(report, published)
 
 
 @dataclass(frozen=True, slots=True)
-class _Resumable:
+class Resumable:
     """Runs a stage, or takes the result of an earlier run, and reports it either way."""
 
     markers: Markers
@@ -292,7 +308,8 @@ def versions() -> dict[str, str]:
     return found | {"python": platform.python_version(), "machine": platform.machine(), "cores": str(os.cpu_count())}
 
 
-def _done(report: Report, published: Published) -> Published:
+def done(report: Report, published: Published) -> Published:
+    """Say in the report what was published."""
     report.content |= {"status": "published", "uri": published.uri, "manifest_sha256": published.manifest_sha256}
     report.write()
     return published

@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-ARTIFACT_FORMAT = 1
+ARTIFACT_FORMAT = 2
 """Raised only when the output for an unchanged recipe changes, so that an upgrade alone rebuilds nothing."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
@@ -22,6 +22,13 @@ class Engine(StrEnum):
 
     ONNX_RUNTIME = "OnnxRuntime"
     TENSORRT = "TensorRT"
+    BOTH = "Both"
+    """Both in one repository; the model that clients use runs on TensorRT."""
+
+    @property
+    def has_plan(self) -> bool:
+        """Whether the repository holds a TensorRT plan, which one GPU product alone can run."""
+        return self is not Engine.ONNX_RUNTIME
 
 
 class Precision(StrEnum):
@@ -29,6 +36,7 @@ class Precision(StrEnum):
 
     FP32 = "FP32"
     FP16 = "FP16"
+    BF16 = "BF16"
 
 
 class Frontend(StrEnum):
@@ -44,6 +52,24 @@ class Wire(StrEnum):
     PCM16 = "PCM16"
     FLOAT32 = "FLOAT32"
     FLOAT64 = "FLOAT64"
+
+
+class PlanTarget(BaseModel):
+    """What a TensorRT plan is built from and for. Neither the plan nor its speed carries over to another GPU product:
+    L4 and L40S are both of compute capability 8.9.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    onnx_repository: Sha256
+    """Content digest of the ONNX artifact, which was checked against the checkpoint."""
+    gpu_product: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)
+    """As GPU feature discovery labels nodes, MIG profile included: `NVIDIA-H200`, `NVIDIA-A100-SXM4-40GB-MIG-1g.5gb`."""
+    compute_capability: str = Field(pattern=r"^\d+\.\d+$")
+    tensorrt: str = Field(pattern=r"^\d+\.\d+(\.\d+)*$")
+    """Version of the library that built the plan; the server's must be the same."""
+    shapes: tuple[tuple[float, int], ...] = ()
+    """Length in seconds and batch of each shape; empty leaves them to the builder."""
 
 
 class Recipe(BaseModel):
@@ -66,6 +92,15 @@ class Recipe(BaseModel):
     max_wer_increase_permille: int = Field(default=5, ge=0, le=1000)
     min_token_agreement_permille: int = Field(default=990, ge=0, le=1000)
     check_audio_sha256: Sha256
+    plan: PlanTarget | None = None
+
+    @model_validator(mode="after")
+    def _plan_goes_with_engine(self) -> Self:
+        if self.engine.has_plan != (self.plan is not None):
+            raise ValueError(f"engine {self.engine} goes with{'' if self.engine.has_plan else 'out'} a plan target")
+        if self.precision is Precision.BF16 and not self.engine.has_plan:
+            raise ValueError("precision BF16 is for TensorRT; ONNX Runtime lacks its operators on many devices")
+        return self
 
     @model_validator(mode="after")
     def _name_is_free(self) -> Self:
@@ -79,7 +114,7 @@ class Recipe(BaseModel):
 
     def canonical_json(self) -> bytes:
         """The recipe as canonical JSON: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")).encode()
 
 
 def build_key(recipe: Recipe) -> str:

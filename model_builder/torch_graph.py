@@ -1,6 +1,6 @@
 """The graphs that are exported, as torch modules: adapter of torch.
 
-`LogMel` is NeMo's feature recipe in operations that every ONNX engine has (a convolution in place of an STFT), with
+`LogMel` is NeMo's feature recipe in operations that every ONNX engine has (a product in place of an STFT), with
 all padding masked by `where`. `CtcHead` adds what need not leave the device.
 """
 
@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from asr_serving.tensors import Tensor
+from model_builder.conformer_graph import Encoder, pointwise
 
 OPSET = 17
 STD_GUARD = 1e-5
@@ -57,10 +58,13 @@ class LogMel(nn.Module):
         # The phase is reduced in integers first: large angles lose digits.
         angle = (frequency * time % recipe.n_fft).to(torch.float64) * (2 * torch.pi / recipe.n_fft)
         kernel = torch.cat([torch.cos(angle) * window, torch.sin(angle) * window])
-        self.register_buffer("kernel", kernel.to(torch.float32)[:, None, :])
-        self.register_buffer("mel", recipe.mel.to(torch.float32)[:, :, None].clone())
+        blocks = -(-window.numel() // recipe.hop)
+        kernel = functional.pad(kernel, (0, blocks * recipe.hop - window.numel()))
+        self.register_buffer("kernel", kernel.T.to(torch.float32).contiguous())
+        self.register_buffer("mel", recipe.mel.to(torch.float32).T.contiguous())
         self._padding = recipe.n_fft // 2 - offset
         self._hop = recipe.hop
+        self._blocks = blocks
         self._preemphasis = recipe.preemphasis
         self._log_guard = recipe.log_guard
 
@@ -71,9 +75,15 @@ class LogMel(nn.Module):
         audio = torch.where(inside, audio, zero)
         emphasised = torch.cat([audio[:, :1], audio[:, 1:] - self._preemphasis * audio[:, :-1]], dim=1)
         emphasised = torch.where(inside, emphasised, zero)
-        spectrum = functional.conv1d(emphasised[:, None, :], self.kernel, stride=self._hop, padding=self._padding)
-        real, imaginary = spectrum.chunk(2, dim=1)
-        features = torch.log(functional.conv1d(real * real + imaginary * imaginary, self.mel) + self._log_guard)
+        # Windows overlap: cut into blocks of one hop, each window is a few blocks side by side, and the transform of
+        # all windows is one product, which engines do faster than a convolution of one channel.
+        count = audio.shape[1] // self._hop + 1
+        padded = functional.pad(emphasised, (self._padding, self._blocks * self._hop))
+        whole = padded[:, : (count - 1 + self._blocks) * self._hop].reshape(audio.shape[0], -1, self._hop)
+        windows = torch.cat([whole[:, block : block + count] for block in range(self._blocks)], dim=2)
+        real, imaginary = torch.matmul(windows, self.kernel).chunk(2, dim=2)
+        power = torch.matmul(real * real + imaginary * imaginary, self.mel)
+        features = torch.log(power + self._log_guard).transpose(1, 2)
 
         frames = torch.div(audio_length, self._hop, rounding_mode="floor")
         valid = (torch.arange(features.shape[2])[None, :] < frames)[:, None, :]
@@ -92,17 +102,20 @@ class CtcHead(nn.Module):
 
     def __init__(self, encoder: nn.Module, decoder: nn.Module) -> None:
         super().__init__()
-        self.encoder = encoder
-        self.decoder = decoder
+        self.encoder = Encoder(encoder)
+        (classify,) = decoder.decoder_layers
+        self.classify = pointwise(classify)
+        self.temperature = float(decoder.temperature)
 
     def forward(
         self, processed_signal: torch.Tensor, processed_signal_length: torch.Tensor
     ) -> tuple[torch.Tensor, ...]:
         """Run encoder and decoder; argmax and lengths in the graph."""
-        encoded, lengths = self.encoder(
-            audio_signal=processed_signal, length=processed_signal_length[:, 0].to(torch.int64)
-        )
-        logprobs = self.decoder(encoder_output=encoded)
+        encoded, lengths = self.encoder(processed_signal, processed_signal_length[:, 0].to(torch.int64))
+        logits = self.classify(encoded)
+        if self.temperature != 1.0:
+            logits = logits / self.temperature
+        logprobs = functional.log_softmax(logits, dim=-1)
         token_logprobs, tokens = logprobs.max(dim=2)
         return tokens.to(torch.int32), token_logprobs, lengths[:, None].to(torch.int32), logprobs
 

@@ -69,6 +69,11 @@ def version() -> str:
     return f"2.51 (nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')})"
 
 
+def tensorrt_version() -> str | None:
+    """TensorRT of the server that `serve` would start, as NVIDIA's image states it; None where nothing states it."""
+    return os.environ.get("TRT_VERSION") if _nvidia_server() is not None else None
+
+
 def _nvidia_server() -> str | None:
     return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
 

@@ -1,6 +1,7 @@
 """`config.pbtxt` of each model, as protobuf messages. Adapter of tritonclient's protobuf. Pure."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import text_format
@@ -9,8 +10,10 @@ from tritonclient.grpc import model_config_pb2
 from asr_serving import tensors
 from asr_serving.batching import Grid
 from asr_serving.tensors import Tensor, model_names
+from model_builder.plan_shapes import Profile
 from model_builder.recipe import Engine, Frontend, Recipe
 
+PLAN_FILE = "model.plan"
 QUEUE_DELAY_MICROSECONDS = 2_000
 """How long the models of the ensembles wait for company. The scheduler model needs no delay."""
 
@@ -51,12 +54,29 @@ def acoustic_inputs(recipe: Recipe, features: int) -> tuple[Tensor, Tensor]:
     return tensors.processed_signal(features), tensors.PROCESSED_SIGNAL_LENGTH
 
 
-def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, hop: int) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How the acoustic models run.
+
+    Attributes:
+        grid: The padded shapes of batches.
+        plan: Profiles of the TensorRT plan, in its order; empty where there is none.
+        instances: Of the TensorRT model: how many batches the GPU works on at once.
+        graphs: Length in samples and batch of each shape that is started as a CUDA graph.
+    """
+
+    grid: Grid
+    plan: tuple[Profile, ...] = ()
+    instances: int = 1
+    graphs: tuple[tuple[int, int], ...] = ()
+
+
+def model_configs(recipe: Recipe, *, served: Served, features: int, classes: int, hop: int) -> dict[str, Any]:
     """All models of the repository.
 
     Args:
         recipe: What is built.
-        grid: The padded shapes that the acoustic model is warmed up with.
+        served: How the acoustic models run.
         features: Mel bands.
         classes: Vocabulary and blank.
         hop: Samples between feature frames.
@@ -64,8 +84,6 @@ def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, ho
     Returns:
         `ModelConfig` messages by model name.
     """
-    if recipe.engine is not Engine.ONNX_RUNTIME:
-        raise NotImplementedError(recipe.engine)
     names = model_names(recipe.model_name)
     signal = tensors.audio_signal(recipe.wire)
     audio, length = acoustic_inputs(recipe, features)
@@ -76,24 +94,7 @@ def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, ho
     preprocessing.input[0].allow_ragged_batch = True
     preprocessing.dynamic_batching.SetInParent()
     _on_cpu(preprocessing, 1)
-    _warm_up(preprocessing, "shortest", [(signal, [grid.shapes[0].samples])], batch_size=1)
-
-    acoustic = _config(
-        names["onnx"],
-        "onnxruntime",
-        inputs=[audio, length],
-        outputs=[*tensors.ACOUSTIC, tensors.logprobs(classes)],
-        max_batch_size=recipe.max_batch_size,
-    )
-    acoustic.default_model_filename = "model.onnx"
-    acoustic.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_MICROSECONDS
-    acoustic.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO, count=1)
-    # cuDNN tries every algorithm at each new shape otherwise, for hundreds of milliseconds. CPU ignores it.
-    acoustic.parameters["cudnn_conv_algo_search"].string_value = "1"
-    for shape in (grid.shapes[0], grid.shapes[-1]):
-        variable = shape.samples if audio is tensors.AUDIO else shape.samples // hop + 1
-        dims = [variable if size < 0 else size for size in audio.dims]
-        _warm_up(acoustic, f"{variable}x1", [(audio, dims), (length, [1])], batch_size=1)
+    _warm_up(preprocessing, "shortest", [(signal, [served.grid.shapes[0].samples])], batch_size=1)
 
     postprocessing = _config(
         names["postprocessing"],
@@ -126,15 +127,85 @@ def model_configs(recipe: Recipe, *, grid: Grid, features: int, classes: int, ho
     # No warm-up: Triton refuses calls between models ("Server not ready") until every model is loaded. The acoustic
     # model has a warm-up of its own, and the server is ready only when all models are.
 
-    ensemble = _ensemble(
-        names["ensemble"],
-        steps=[
-            (names["preprocessing"], [signal], [audio, length]),
-            (names["onnx"], [audio, length], tensors.ACOUSTIC),
-            (names["postprocessing"], tensors.ACOUSTIC, tensors.TRANSCRIPT),
-        ],
+    acoustic = [
+        _onnx(names["onnx"], recipe, served.grid, features=features, classes=classes, hop=hop)
+        if role == "onnx"
+        else _tensorrt(names["tensorrt"], recipe, served, features=features, classes=classes, hop=hop)
+        for role in acoustic_roles(recipe)
+    ]
+    ensembles = [
+        _ensemble(
+            names["ensemble" if role == "onnx" else "ensemble_tensorrt"],
+            steps=[
+                (names["preprocessing"], [signal], [audio, length]),
+                (names[role], [audio, length], tensors.ACOUSTIC),
+                (names["postprocessing"], tensors.ACOUSTIC, tensors.TRANSCRIPT),
+            ],
+        )
+        for role in acoustic_roles(recipe)
+    ]
+    return {config.name: config for config in (preprocessing, *acoustic, postprocessing, scheduler, *ensembles)}
+
+
+def acoustic_roles(recipe: Recipe) -> tuple[str, ...]:
+    """Roles of the acoustic models in the repository; the scheduler calls the last one."""
+    return {Engine.ONNX_RUNTIME: ("onnx",), Engine.TENSORRT: ("tensorrt",), Engine.BOTH: ("onnx", "tensorrt")}[
+        recipe.engine
+    ]
+
+
+def input_dims(recipe: Recipe, features: int, hop: int, samples: int) -> dict[Tensor, list[int]]:
+    """Dimensions of the acoustic model's inputs for one utterance of this padded length."""
+    audio, length = acoustic_inputs(recipe, features)
+    variable = samples if audio is tensors.AUDIO else samples // hop + 1
+    return {audio: [variable if size < 0 else size for size in audio.dims], length: list(length.dims)}
+
+
+def _onnx(name: str, recipe: Recipe, grid: Grid, *, features: int, classes: int, hop: int) -> Any:  # noqa: ANN401
+    config = _config(
+        name,
+        "onnxruntime",
+        inputs=acoustic_inputs(recipe, features),
+        outputs=[*tensors.ACOUSTIC, tensors.logprobs(classes)],
+        max_batch_size=recipe.max_batch_size,
     )
-    return {config.name: config for config in (preprocessing, acoustic, postprocessing, scheduler, ensemble)}
+    config.default_model_filename = "model.onnx"
+    config.dynamic_batching.max_queue_delay_microseconds = QUEUE_DELAY_MICROSECONDS
+    config.instance_group.add(kind=model_config_pb2.ModelInstanceGroup.KIND_AUTO, count=1)
+    # cuDNN tries every algorithm at each new shape otherwise, for hundreds of milliseconds. CPU ignores it.
+    config.parameters["cudnn_conv_algo_search"].string_value = "1"
+    for shape in (grid.shapes[0], grid.shapes[-1]):
+        dims = input_dims(recipe, features, hop, shape.samples)
+        _warm_up(config, f"{next(iter(dims.values()))[-1]}x1", dims.items(), batch_size=1)
+    return config
+
+
+def _tensorrt(name: str, recipe: Recipe, served: Served, *, features: int, classes: int, hop: int) -> Any:  # noqa: ANN401
+    config = _config(
+        name,
+        "tensorrt",
+        inputs=acoustic_inputs(recipe, features),
+        outputs=[*tensors.ACOUSTIC, tensors.logprobs(classes)],
+        max_batch_size=max(profile.batch for profile in served.plan),
+    )
+    config.default_model_filename = PLAN_FILE
+    # Whole batches come from the scheduler model, and what waits while the GPU is busy is joined without any delay.
+    config.dynamic_batching.SetInParent()
+    config.instance_group.add(
+        kind=model_config_pb2.ModelInstanceGroup.KIND_GPU,
+        count=served.instances,
+        profile=[str(index) for index in range(len(served.plan))],
+    )
+    if served.graphs:
+        config.optimization.cuda.graphs = True
+    for samples, batch in served.graphs:
+        spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
+        for tensor, dims in input_dims(recipe, features, hop, samples).items():
+            spec.input[tensor.name].dim.extend(dims)
+    for profile in served.plan:
+        dims = input_dims(recipe, features, hop, profile.samples[1])
+        _warm_up(config, f"{profile.batch}x{profile.samples[1]}", dims.items(), batch_size=profile.batch)
+    return config
 
 
 def _ensemble(name: str, *, steps: Sequence[tuple[str, Sequence[Tensor], Sequence[Tensor]]]) -> Any:  # noqa: ANN401

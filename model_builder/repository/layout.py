@@ -1,6 +1,7 @@
 """Files of the model repository: configurations, the Python models with their package, the acoustic model."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ from asr_serving.batching import Grid, Shape
 from asr_serving.settings import Settings
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
+from model_builder.artifact import ModelFacts
 from model_builder.recipe import Frontend, Recipe
-from model_builder.repository.config import model_configs, to_text
+from model_builder.repository.config import PLAN_FILE, Served, acoustic_roles, model_configs, to_text
 
 VERSION = "1"
 SHORTEST_SECONDS = 1.0
@@ -22,6 +24,8 @@ MIN_FILL = 0.8
 IN_FLIGHT = 2
 """One batch is computed while the next is being prepared."""
 MAX_PENDING = 1024
+REFERENCES = "references.json"
+"""Beside the models' folders; Triton looks at folders only."""
 
 MODEL_PY = '''"""Entry point for Triton; the code is in the package beside this file."""
 
@@ -47,28 +51,49 @@ def grid_for(recipe: Recipe) -> Grid:
     return Grid(tuple(Shape(samples, recipe.max_batch_size) for samples in (*lengths, longest)), MIN_FILL)
 
 
+def served_by_onnx(recipe: Recipe) -> Served:
+    """How the acoustic model runs without a plan."""
+    return Served(grid_for(recipe))
+
+
 def write(
     folder: Path,
     recipe: Recipe,
     *,
-    acoustic: Path,
+    models: Mapping[str, Path],
+    served: Served,
     vocabulary: Vocabulary,
-    features: int,
-    hop: int,
-    preprocessor: dict[str, Any],
+    facts: ModelFacts,
+    references: Path,
 ) -> None:
-    """Write the whole repository into the empty folder `folder`."""
-    grid = grid_for(recipe)
+    """Write the whole repository into the empty folder `folder`.
+
+    Args:
+        folder: Where to.
+        recipe: What is built.
+        models: The acoustic models by role: `onnx`, `tensorrt`.
+        served: How they run.
+        vocabulary: Of the checkpoint.
+        facts: Of the checkpoint.
+        references: NeMo's own transcripts of the check audio: a plan built later is held to them too.
+    """
     names = model_names(recipe.model_name)
+    shutil.copyfile(references, folder / REFERENCES)
     settings = Settings(
-        acoustic_model=names["onnx"],
+        acoustic_model=names[acoustic_roles(recipe)[-1]],
         frontend=recipe.frontend,
         limits=Limits(recipe.max_audio_seconds * SAMPLE_RATE),
-        grid=grid,
-        in_flight=IN_FLIGHT,
+        grid=served.grid,
+        in_flight=max(IN_FLIGHT, served.instances + 1),
         max_pending=MAX_PENDING,
     )
-    configs = model_configs(recipe, grid=grid, features=features, classes=len(vocabulary.tokens) + 1, hop=hop)
+    configs = model_configs(
+        recipe,
+        served=served,
+        features=facts.features,
+        classes=len(vocabulary.tokens) + 1,
+        hop=facts.hop,
+    )
     for name, config in configs.items():
         version = folder / name / VERSION
         version.mkdir(parents=True)
@@ -76,7 +101,9 @@ def write(
         if config.platform == "ensemble":
             # Triton wants a version folder; object storage and the manifest keep files only.
             (version / ".keep").write_text("")
-    shutil.copyfile(acoustic, folder / names["onnx"] / VERSION / "model.onnx")
+    for role, model in models.items():
+        file = "model.onnx" if role == "onnx" else PLAN_FILE
+        shutil.copyfile(model, folder / names[role] / VERSION / file)
     for role in ("preprocessing", "postprocessing", "scheduler"):
         version = folder / names[role] / VERSION
         (version / "model.py").write_text(MODEL_PY.format(module=role), encoding="utf-8")
@@ -84,7 +111,7 @@ def write(
         if role != "postprocessing":
             settings.save(version)
             if recipe.frontend is Frontend.NEMO:
-                _write_json(version / "preprocessor.json", preprocessor)
+                _write_json(version / "preprocessor.json", facts.preprocessor)
         if role != "preprocessing":
             vocabulary.save(version / "vocabulary.json")
 

@@ -46,6 +46,7 @@ def run(
             )
         checkpoint.vocabulary.save(vocabulary)
         result = onnx_graph.summary(target) | {"hop": hop, "parameters": checkpoint.parameters}
+        result["channels"] = checkpoint.subsampling_channels
         task.note(
             f"{checkpoint.parameters / 1e6:.2f} M parameters  {result['nodes']} nodes  {result['bytes'] / 1e6:.1f} MB"
         )

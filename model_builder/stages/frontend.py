@@ -31,7 +31,7 @@ def run(
         precise = acoustic
         if recipe.precision is Precision.FP16:
             precise = acoustic.with_suffix(".fp16.onnx")
-            onnx_graph.to_fp16(acoustic, precise)
+            onnx_graph.lower_precision(acoustic, precise, recipe.precision)
         if recipe.frontend is Frontend.NUMPY:
             links = {tensor.name: tensor.name for tensor in (features, tensors.PROCESSED_SIGNAL_LENGTH)}
             onnx_graph.join(mel, precise, model, links=links)

@@ -1,7 +1,7 @@
 """Stage `gate`: a real Triton serves the repository, and transcribes the check audio as a user would.
 
-Three ways through it must agree with NeMo: the model `N`, the ensemble, and preprocessing and acoustic model called by
-hand, which shows the tokens.
+All ways through it must agree with NeMo: the model `N`, the ensemble of each engine, and preprocessing and acoustic
+model called by hand, which shows the tokens.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Recipe
-from model_builder.repository.config import acoustic_inputs
+from model_builder.repository.config import acoustic_inputs, acoustic_roles
 from model_builder.stages.check import Heard
 
 CONCURRENCY = 32
@@ -36,14 +36,16 @@ def run(
         ServerError: Triton did not start.
     """
     names = model_names(recipe.model_name)
-    with reporter.task("gate", 3 * len(references)) as task:
+    roles = acoustic_roles(recipe)
+    text_roles = ("scheduler", *("ensemble" if role == "onnx" else "ensemble_tensorrt" for role in roles))
+    with reporter.task("gate", (len(roles) + len(text_roles)) * len(references)) as task:
         task.note("Triton starts")
         with triton.serve(repository, log=log) as server:
             url = server.ports.grpc_url
             task.note("Triton transcribes the check audio")
             try:
-                texts = {role: _texts(url, names[role], audio, task) for role in ("scheduler", "ensemble")}
-                tokens = asyncio.run(_tokens(url, recipe, audio, task))
+                texts = {role: _texts(url, names[role], audio, task) for role in text_roles}
+                tokens = {role: asyncio.run(_tokens(url, recipe, role, audio, task)) for role in roles}
             except RejectedError:
                 server.check_alive()
                 raise
@@ -75,7 +77,9 @@ def _texts(url: str, model: str, audio: AudioSet, task: Task) -> list[str]:
     return texts
 
 
-async def _tokens(url: str, recipe: Recipe, audio: AudioSet, task: Task) -> list[npt.NDArray[np.int32]]:
+async def _tokens(
+    url: str, recipe: Recipe, role: str, audio: AudioSet, task: Task
+) -> list[npt.NDArray[np.int32]]:
     names = model_names(recipe.model_name)
     # Only the names matter here, not how many mel bands there are.
     between = [tensor.name for tensor in acoustic_inputs(recipe, features=1)]
@@ -88,7 +92,7 @@ async def _tokens(url: str, recipe: Recipe, audio: AudioSet, task: Task) -> list
             utterance = audio.utterances[index]
             sent = utterance.signal if dtype is np.int16 else utterance.samples.astype(dtype)
             fed = await infer(grpc, names["preprocessing"], {signal.name: sent[None]}, between)
-            given = await infer(grpc, names["onnx"], fed, [tensor.name for tensor in tensors.ACOUSTIC])
+            given = await infer(grpc, names[role], fed, [tensor.name for tensor in tensors.ACOUSTIC])
             found[index] = given["tokens"][0, : given["encoded_length"].item()]
             task.advance()
 
@@ -96,19 +100,19 @@ async def _tokens(url: str, recipe: Recipe, audio: AudioSet, task: Task) -> list
         try:
             await gather_bounded(jobs, CONCURRENCY)
         except TranscriptionError as error:
-            raise RejectedError(f"{names['preprocessing']} or {names['onnx']} failed: {error}") from error
+            raise RejectedError(f"{names['preprocessing']} or {names[role]} failed: {error}") from error
     return [found[index] for index in range(len(found))]
 
 
 def _figures(
     texts: dict[str, list[str]],
-    tokens: list[npt.NDArray[np.int32]],
+    tokens: dict[str, list[npt.NDArray[np.int32]]],
     audio: AudioSet,
     references: list[Heard],
 ) -> dict[str, Any]:
     own = [reference.text for reference in references]
     served = texts["scheduler"]
-    agree = [a == b == c for a, b, c in zip(own, served, texts["ensemble"], strict=True)]
+    agree = [len(set(each)) == 1 for each in zip(own, *texts.values(), strict=True)]
     truth = audio.texts
     # Without known texts the checkpoint's own transcripts are the truth: any word that differs counts.
     measured = {role: accuracy.word_error_rate(truth or own, found) for role, found in texts.items()}
@@ -116,11 +120,13 @@ def _figures(
     return {
         "utterances": len(own),
         "wer": measured["scheduler"],
-        "ensemble_wer": measured["ensemble"],
+        "ensemble_wer": {role: value for role, value in measured.items() if role != "scheduler"},
         "checkpoint_wer": baseline,
         "wer_increase": max(measured.values()) - (baseline or 0.0),
         "text_agreement": sum(agree) / len(agree),
-        "token_agreement": accuracy.token_agreement([reference.tokens for reference in references], tokens),
+        "token_agreement": min(
+            accuracy.token_agreement([reference.tokens for reference in references], found) for found in tokens.values()
+        ),
         "transcripts": [
             {"file": utterance.name, "text": utterance.text, "checkpoint": mine, "served": got}
             for utterance, mine, got in zip(audio.utterances, own, served, strict=True)

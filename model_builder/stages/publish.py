@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from model_builder import artifact_store
+from model_builder.artifact import ModelFacts
 from model_builder.progress import Reporter
 from model_builder.recipe import Recipe
 from model_builder.storage import Storage
@@ -15,8 +16,10 @@ def run(
     *,
     recipe: Recipe,
     provenance: dict[str, Any],
+    facts: ModelFacts,
     check: dict[str, Any],
     gate: dict[str, Any],
+    measurements: dict[str, Any] | None = None,
     reporter: Reporter,
 ) -> artifact_store.Published:
     """Publish what the gate accepted.
@@ -25,5 +28,13 @@ def run(
         StorageError: Storage refused or failed; nothing is visible then, and the next run continues.
     """
     return artifact_store.publish(
-        repository, storage, recipe=recipe, provenance=provenance, check=check, gate=gate, reporter=reporter
+        repository,
+        storage,
+        recipe=recipe,
+        provenance=provenance,
+        facts=facts,
+        check=check,
+        gate=gate,
+        measurements=measurements,
+        reporter=reporter,
     )

@@ -1,36 +1,33 @@
 """Stage `repository`: the complete Triton model repository on disk."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from asr_serving.text import Vocabulary
-from model_builder.checkpoint import Description
+from model_builder.artifact import ModelFacts
 from model_builder.progress import Reporter
 from model_builder.recipe import Recipe
 from model_builder.repository import layout
+from model_builder.repository.config import Served
 
 
 def run(
-    model: Path,
     folder: Path,
     *,
     recipe: Recipe,
+    models: Mapping[str, Path],
+    served: Served,
     vocabulary: Vocabulary,
-    hop: int,
-    description: Description,
+    facts: ModelFacts,
+    references: Path,
     reporter: Reporter,
 ) -> None:
-    """Write the repository into `folder`, which is emptied first; `hop` is in samples."""
+    """Write the repository into `folder`, which is emptied first."""
     with reporter.task("repository") as task:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         layout.write(
-            folder,
-            recipe,
-            acoustic=model,
-            vocabulary=vocabulary,
-            features=description.features,
-            hop=hop,
-            preprocessor=description.preprocessor,
+            folder, recipe, models=models, served=served, vocabulary=vocabulary, facts=facts, references=references
         )
-        task.note(", ".join(sorted(path.name for path in folder.iterdir())))
+        task.note(", ".join(sorted(path.name for path in folder.iterdir() if path.is_dir())))

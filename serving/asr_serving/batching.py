@@ -11,10 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A padded batch that the acoustic model is fast at."""
+    """A padded batch that the acoustic model is fast at.
+
+    Attributes:
+        samples: Padded length.
+        batch: Most utterances.
+        milliseconds: What a batch of this shape takes, full or not, where the build measured it.
+    """
 
     samples: int
     batch: int
+    milliseconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +29,7 @@ class Grid:
     """The shapes, shortest first, and how much padding a batch may hold.
 
     Attributes:
-        shapes: Rising in `samples`; the last one takes the longest audio that is served.
+        shapes: Rising in `samples`, then in `batch`; the last one takes the longest audio that is served.
         min_fill: An utterance joins a batch only when it fills at least this share of the padded length.
     """
 
@@ -44,8 +51,9 @@ class Grid:
 def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     """Pick the next batch.
 
-    The oldest utterance may sit anywhere in the batch's range of lengths: of the shapes that hold it and that it fills
-    well enough, the one that gathers the most utterances wins (the shorter one on a tie).
+    The oldest utterance may sit anywhere in the batch's range of lengths. Of the shapes that hold it and that it fills
+    well enough, the one wins that gathers the most utterances (the shorter one on a tie); where the build measured what
+    shapes take, the one that gets through the most audio in a millisecond.
 
     Args:
         lengths: Samples of the waiting utterances, oldest first; not empty.
@@ -57,6 +65,7 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     oldest = lengths[0]
     smallest = grid.shape_of(oldest).samples
     best: list[int] = []
+    most = 0.0
     for shape in grid.shapes:
         floor = grid.min_fill * shape.samples
         if shape.samples < smallest or (shape.samples > smallest and oldest < floor):
@@ -64,6 +73,9 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
         # Of too many the oldest: a fifth less p95 than the nearest in length, for the same padding.
         fits = [index for index in range(1, len(lengths)) if floor <= lengths[index] <= shape.samples]
         chosen = [0, *fits[: shape.batch - 1]]
-        if len(chosen) > len(best):
-            best = chosen
+        gain = float(len(chosen))
+        if shape.milliseconds is not None:
+            gain = sum(lengths[index] for index in chosen) / shape.milliseconds
+        if gain > most:
+            best, most = chosen, gain
     return best

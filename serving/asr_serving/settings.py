@@ -37,7 +37,7 @@ class Settings:
             "frontend": self.frontend,
             "max_samples": self.limits.max_samples,
             "min_fill": self.grid.min_fill,
-            "shapes": [[shape.samples, shape.batch] for shape in self.grid.shapes],
+            "shapes": [[shape.samples, shape.batch, shape.milliseconds] for shape in self.grid.shapes],
             "in_flight": self.in_flight,
             "max_pending": self.max_pending,
         }

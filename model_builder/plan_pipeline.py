@@ -1,0 +1,236 @@
+"""A build from a checked ONNX artifact to a published repository with a TensorRT plan, on the GPU that it is for.
+
+It needs no NeMo: the artifact holds NeMo's own transcripts of the check audio, and the plan is held to them.
+"""
+
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asr_serving.tensors import model_names
+from asr_serving.text import Vocabulary
+from model_builder import artifact_store, audio_set, cuda, plan_shapes, tensorrt, triton
+from model_builder.artifact import Manifest, content_digest
+from model_builder.artifact_store import Published
+from model_builder.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
+from model_builder.pipeline import Report, Resumable, done, reported
+from model_builder.progress import Reporter
+from model_builder.recipe import ARTIFACT_FORMAT, Engine, PlanTarget, Precision, Recipe, build_key
+from model_builder.repository.layout import REFERENCES, VERSION
+from model_builder.resume import Markers, sha256_of
+from model_builder.stages import check, gate, measure, plan, publish, repository
+from model_builder.storage import Storage
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a user asks for.
+
+    Attributes:
+        artifact: URI of the ONNX artifact.
+        manifest_sha256: Of its manifest, to refuse any other.
+        storage: Where to publish.
+        work: Folder for intermediate files.
+        engine: TensorRT, or both in one repository.
+        precision: Of the plan.
+        check_audio: The same as for the ONNX artifact.
+        shapes: Length in seconds and batch of each shape; chosen for the GPU if empty.
+        limits: Of the plan's build.
+        max_batch_milliseconds: Shapes that take longer on the GPU are not used.
+        quick: Measure less.
+        serving_tensorrt: TensorRT of the server that will run the plan; that of the server beside this builder if None.
+    """
+
+    artifact: str
+    storage: str
+    work: Path
+    manifest_sha256: str | None = None
+    engine: Engine = Engine.TENSORRT
+    precision: Precision = Precision.FP16
+    check_audio: Path = audio_set.SHIPPED
+    shapes: tuple[tuple[float, int], ...] = ()
+    limits: tensorrt.Limits = tensorrt.Limits()
+    max_batch_milliseconds: float = 100.0
+    quick: bool = False
+    serving_tensorrt: str | None = None
+
+
+def build(options: Options, reporter: Reporter) -> Published:
+    """Plan, check on the GPU, measure, serve, compare, publish; what is published already is not built again.
+
+    Raises:
+        BuilderError: One of its kinds says what failed and what to do; nothing is published then.
+    """
+    with reported(options.work) as report:
+        return _build(options, report, reporter)
+
+
+def _build(options: Options, report: Report, reporter: Reporter) -> Published:
+    gpu = cuda.gpu()
+    version = tensorrt.version()
+    _check_server(version, options.serving_tensorrt or triton.tensorrt_version())
+    storage = Storage(options.storage)
+
+    source = Storage(options.artifact)
+    manifest, _ = artifact_store.read_manifest(source, sha256=options.manifest_sha256)
+    recipe = recipe_for(options, manifest, gpu, version)
+    audio = audio_set.load(options.check_audio, max_seconds=recipe.max_audio_seconds)
+    if audio.sha256 != recipe.check_audio_sha256:
+        raise CheckAudioError(
+            f"{options.check_audio} is not the check audio that the ONNX artifact was checked with; give that"
+        )
+    report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(gpu), "build_key": build_key(recipe)}
+    report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
+    if found := artifact_store.find(storage, recipe):
+        reporter.info("already built and published", uri=found.uri)
+        return done(report, found)
+
+    with report.stage("artifact") as entry:
+        onnx = options.work / f"onnx-{manifest.repository[:12]}"
+        artifact_store.fetch(options.artifact, onnx, sha256=options.manifest_sha256, reporter=reporter)
+        entry.update({"source": options.artifact, "bytes": manifest.size})
+    names = model_names(recipe.model_name)
+    checked = onnx / names["onnx"] / VERSION / "model.onnx"
+    vocabulary = Vocabulary.load(onnx / names["postprocessing"] / VERSION / "vocabulary.json")
+    heard = check.load(onnx / REFERENCES)
+    geometry = plan_shapes.Geometry(manifest.model.hop, manifest.model.features, manifest.model.channels)
+    shapes = _shapes(options, recipe, geometry, gpu)
+    profiles = plan_shapes.profiles(shapes)
+
+    graphs = options.work / "graphs"
+    graphs.mkdir(exist_ok=True)
+    lowered, planned = graphs / "lowered.onnx", graphs / "model.plan"
+    stage = Resumable(Markers(options.work / "stages"), report, reporter)
+    stage(
+        "precision",
+        {"model": sha256_of(checked), "precision": recipe.precision, "frontend": recipe.frontend},
+        [lowered],
+        lambda: plan.lower(checked, lowered, recipe=recipe, reporter=reporter),
+    )
+    built = stage(
+        "plan",
+        {"model": sha256_of(lowered), "shapes": shapes, "versions": versions(gpu), "level": options.limits.level},
+        [planned],
+        lambda: plan.run(
+            lowered,
+            planned,
+            profiles,
+            recipe=recipe,
+            facts=manifest.model,
+            storage=storage,
+            limits=options.limits,
+            reporter=reporter,
+        ),
+    )
+    measured = stage(
+        "measure",
+        {"plan": sha256_of(planned), "gpu": gpu.product, "quick": options.quick, "ms": options.max_batch_milliseconds},
+        [],
+        lambda: measure.run(
+            planned,
+            profiles,
+            audio,
+            heard,
+            recipe=recipe,
+            facts=manifest.model,
+            max_batch_milliseconds=options.max_batch_milliseconds,
+            quick=options.quick,
+            reporter=reporter,
+        ),
+    )
+    folder = options.work / "repository"
+    models = {"tensorrt": planned} | ({"onnx": checked} if recipe.engine is Engine.BOTH else {})
+    with report.stage("repository"):
+        repository.run(
+            folder,
+            recipe=recipe,
+            models=models,
+            served=measure.served(measured, profiles),
+            vocabulary=vocabulary,
+            facts=manifest.model,
+            references=onnx / REFERENCES,
+            reporter=reporter,
+        )
+    gated = stage(
+        "gate",
+        {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(onnx / REFERENCES)},
+        [],
+        lambda: gate.run(folder, audio, heard, recipe=recipe, log=options.work / "triton.log", reporter=reporter),
+    )
+    with report.stage("publish") as entry:
+        published = publish.run(
+            folder,
+            storage,
+            recipe=recipe,
+            provenance=manifest.provenance.model_dump(exclude={"built_at"})
+            | {"versions": manifest.provenance.versions | versions(gpu)},
+            facts=manifest.model,
+            check=manifest.check,
+            gate=gated,
+            measurements=built | measured,
+            reporter=reporter,
+        )
+        entry.update({"uri": published.uri})
+    return done(report, published)
+
+
+def recipe_for(options: Options, manifest: Manifest, gpu: cuda.Gpu, version: str) -> Recipe:
+    """The recipe of the plan: that of the ONNX artifact with another engine, and what it is for.
+
+    Raises:
+        ArtifactError: The artifact is not one to build plans from.
+    """
+    if manifest.recipe.engine is not Engine.ONNX_RUNTIME or manifest.recipe.precision is not Precision.FP32:
+        raise ArtifactError(
+            f"{options.artifact} is {manifest.recipe.engine} {manifest.recipe.precision}; plans are built from an "
+            "OnnxRuntime artifact in FP32"
+        )
+    target = PlanTarget(
+        onnx_repository=manifest.repository,
+        gpu_product=gpu.product,
+        compute_capability=gpu.compute_capability,
+        tensorrt=version,
+        shapes=options.shapes,
+    )
+    changes = {"engine": options.engine, "precision": options.precision, "plan": target}
+    return Recipe.model_validate(manifest.recipe.model_dump() | changes)
+
+
+def _check_server(building: str, serving: str | None) -> None:
+    """A plan runs on the TensorRT that built it: say so before an hour is spent.
+
+    Raises:
+        IncompatiblePlanError: The server has another.
+    """
+    if serving is not None and serving.split(".")[:3] != building.split(".")[:3]:
+        raise IncompatiblePlanError(
+            f"this builder has TensorRT {building}, the server {serving}; a plan runs only on the version that built it: "
+            "use builder and serving images of one release"
+        )
+
+
+def _shapes(
+    options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gpu: cuda.Gpu
+) -> list[tuple[int, int]]:
+    if not options.shapes:
+        return plan_shapes.default_shapes(
+            recipe.max_audio_seconds, plan_shapes.LARGEST_BATCH, geometry, plan_shapes.work_seconds(gpu.memory)
+        )
+    shapes = sorted((plan_shapes.padded_length(seconds), batch) for seconds, batch in options.shapes)
+    if shapes[-1][0] < recipe.max_audio_seconds * plan_shapes.SAMPLE_RATE:
+        raise PlanError(f"no shape holds audio of {recipe.max_audio_seconds} s, the longest that the model serves")
+    plan_shapes.check_shapes(shapes, geometry)
+    return shapes
+
+
+def versions(gpu: cuda.Gpu) -> dict[str, str]:
+    """Versions of everything that decides a plan."""
+    found = {name: importlib.metadata.version(name) for name in ("asr-operator", "onnx", "onnxruntime", "numpy")}
+    return found | {
+        "tensorrt": tensorrt.version(),
+        "cuda": gpu.cuda,
+        "gpu": gpu.product,
+        "python": platform.python_version(),
+    }

@@ -63,13 +63,15 @@ def _digest(path: Path, task: Task) -> str:
 def _from_storage(source: str, folder: Path, reporter: Reporter) -> Path:
     parent, _, name = source.rpartition("/")
     storage = Storage(parent)
-    size = storage.size(name)
-    if size is None:
+    there = storage.stat(name)
+    if there is None:
         raise SourceError(f"{source} does not exist")
+    size = there.size
     target, partial = folder / "source.nemo", folder / "source.nemo.partial"
     try:
         with reporter.task("download", size) as task, partial.open("wb") as file:
-            for chunk in storage.stream(name):
+            for start in range(0, size, CHUNK):
+                chunk = storage.read_range(name, start, min(CHUNK, size - start))
                 file.write(chunk)
                 task.advance(len(chunk))
         if partial.stat().st_size != size:

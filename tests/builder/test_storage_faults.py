@@ -1,13 +1,14 @@
-"""Publish and fetch through a real S3 server that answers 503, breaks connections, or is gone."""
+"""Publish and fetch through a real S3 server that answers 503, breaks connections, hangs, is slow, or is gone."""
 
 import secrets
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
-from model_builder import artifact_store
+from model_builder import artifact_store, storage
 from model_builder.errors import StorageError
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
@@ -89,5 +90,47 @@ def test_a_download_whose_connections_break_is_completed(
 ) -> None:
     published = publish(repository, s3, "download")
     faults.refuse = 3
+    artifact_store.fetch(published.uri, tmp_path / "fetched", sha256=published.manifest_sha256, reporter=QUIET)
+    artifact_store.verify_folder(tmp_path / "fetched", reporter=QUIET)
+
+
+def test_a_server_that_hangs_is_told_in_a_bounded_time_and_nothing_is_visible(
+    repository: Path, s3: S3Server, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "REQUEST_TIME", timedelta(seconds=0.3))
+    faults.hang = 1_000
+    with pytest.raises(StorageError, match=r"cannot .* s3://asr-models/hangs/.*no answer in time") as caught:
+        publish(repository, s3, "hangs")
+    assert caught.value.transient
+    assert manifests(s3, "hangs") == 0
+
+
+def test_requests_that_hang_are_sent_again(
+    repository: Path, s3: S3Server, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(storage, "REQUEST_TIME", timedelta(seconds=2))
+    faults.hang = 2
+    artifact_store.verify(publish(repository, s3, "hung").uri, reporter=QUIET)
+    assert faults.hang == 0
+
+
+def test_an_upload_may_take_longer_than_any_one_request(
+    repository: Path, s3: S3Server, faults: Faults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Parts of 5 MB at 4 MB/s each: the file takes longer than REQUEST_TIME, a part does not.
+    monkeypatch.setattr(storage, "CHUNK", 5 * 1024 * 1024)
+    monkeypatch.setattr(storage, "PARTS", 1)
+    monkeypatch.setattr(storage, "REQUEST_TIME", timedelta(seconds=3))
+    faults.bytes_per_second = 4e6
+    published = publish(repository, s3, "slow")
+    faults.bytes_per_second = 0
+    artifact_store.verify(published.uri, reporter=QUIET)
+
+
+def test_a_download_is_continued_where_its_connections_break(
+    repository: Path, s3: S3Server, faults: Faults, tmp_path: Path
+) -> None:
+    published = publish(repository, s3, "cut")
+    faults.cut_answer_after = [100_000, 200_000, 3_000_000]
     artifact_store.fetch(published.uri, tmp_path / "fetched", sha256=published.manifest_sha256, reporter=QUIET)
     artifact_store.verify_folder(tmp_path / "fetched", reporter=QUIET)

@@ -87,6 +87,9 @@ def build(
             help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."
         ),
     ],
+    sha256: Annotated[
+        str | None, typer.Option(help="Refuse any checkpoint file but this one.", metavar="HEX", show_default=False)
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
     ] = None,
@@ -134,6 +137,7 @@ def build(
                 name=name,
                 storage=storage,
                 work=work or _default_work() / name,
+                sha256=sha256,
                 engine=ENGINES[engine],
                 precision=Precision(precision.upper()),
                 frontend=FRONTENDS[frontend],

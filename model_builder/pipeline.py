@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class Options:
     name: str
     storage: str
     work: Path
+    sha256: str | None = None
     engine: Engine = Engine.ONNX_RUNTIME
     precision: Precision = Precision.FP32
     frontend: Frontend = Frontend.NUMPY
@@ -105,6 +107,8 @@ def build(options: Options, reporter: Reporter) -> Published:
         BuilderError: One of its kinds says what failed and what to do; nothing is published then.
     """
     recipe_for(options, checkpoint_sha256="0" * 64, check_audio_sha256="0" * 64)  # refuse bad settings before any work
+    if options.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", options.sha256):
+        raise OptionError(f"--sha256: {options.sha256!r} is not a SHA-256 of 64 hexadecimal digits")
     with locked(options.work):
         report = Report(options.work / REPORT)
         try:
@@ -125,7 +129,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     audio = audio_set.load(options.check_audio, max_seconds=options.max_audio_seconds)
 
     with report.stage("fetch") as entry:
-        fetched = fetch.run(options.source, options.work, reporter)
+        fetched = fetch.run(options.source, options.work, reporter, sha256=options.sha256)
         entry.update({"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision})
         entry["bytes"] = fetched.path.stat().st_size
     recipe = recipe_for(options, checkpoint_sha256=fetched.sha256, check_audio_sha256=audio.sha256)

@@ -36,6 +36,10 @@ RETRIES: Any = {
 }
 """For 503, broken connections and hanging requests: storage that is down is told after 11 s, that hangs after 180 s."""
 
+BODY_TRIES = 5
+BROKEN_BODY = "response body error"
+"""What obstore says when a connection breaks within an answer; of a range it does not ask again by itself."""
+
 CA_BUNDLE = "AWS_CA_BUNDLE"
 IDENTITIES = (
     "AWS_ACCESS_KEY_ID",
@@ -145,12 +149,16 @@ class Storage:
             FileNotFoundError: There is none.
             StorageError: Storage refused or failed, or the object ends before.
         """
-        try:
-            return bytes(obstore.get_range(self._store, path, start=start, length=length))
-        except (NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(self.join(path)) from error
-        except (BaseError, OSError) as error:
-            raise self._failed("read", path, error) from error
+        tries = BODY_TRIES
+        while True:
+            tries -= 1
+            try:
+                return bytes(obstore.get_range(self._store, path, start=start, length=length))
+            except (NotFoundError, FileNotFoundError) as error:
+                raise FileNotFoundError(self.join(path)) from error
+            except (BaseError, OSError) as error:
+                if not tries or BROKEN_BODY not in str(error):
+                    raise self._failed("read", path, error) from error
 
     def upload(self, path: str, source: Path, *, sent: Callable[[int], None] = lambda _bytes: None) -> None:
         """Write a file to an object, in parts when it is large.

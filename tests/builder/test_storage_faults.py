@@ -11,10 +11,12 @@ import pytest
 from model_builder import artifact_store, storage
 from model_builder.errors import StorageError
 from model_builder.progress import NullReporter
+from model_builder.stages import download, fetch
 from model_builder.storage import Storage
 from tests.support.faults import Faults, faulty
 from tests.support.s3 import S3Server, s3_server
 from tests.unit.test_artifact_store import PROVENANCE
+from tests.unit.test_fetch import Watching as Counting
 from tests.unit.test_recipe import example
 
 QUIET = NullReporter()
@@ -134,3 +136,45 @@ def test_a_download_is_continued_where_its_connections_break(
     faults.cut_answer_after = [100_000, 200_000, 3_000_000]
     artifact_store.fetch(published.uri, tmp_path / "fetched", sha256=published.manifest_sha256, reporter=QUIET)
     artifact_store.verify_folder(tmp_path / "fetched", reporter=QUIET)
+
+
+def test_a_checkpoint_whose_connections_break_arrives(s3: S3Server, faults: Faults, tmp_path: Path) -> None:
+    source = s3.folder / "incoming.nemo"
+    source.write_bytes(secrets.token_bytes(LARGE))
+    faults.refuse = 2
+    faults.cut_answer_after = [0, 0, 100_000, 5_000_000]
+    fetched = fetch.run(f"{s3.uri}/incoming.nemo", tmp_path, QUIET)
+    assert fetched.path.read_bytes() == source.read_bytes()
+    assert not faults.cut_answer_after
+
+
+def test_a_checkpoint_is_continued_after_storage_went_away(
+    s3: S3Server, faults: Faults, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = s3.folder / "continued.nemo"
+    source.write_bytes(secrets.token_bytes(LARGE))
+    monkeypatch.setattr(download, "CHUNK", 1_000_000)
+    monkeypatch.setattr(download, "PARALLEL", 1)
+    monkeypatch.setitem(storage.RETRIES, "max_retries", 0)
+
+    class Watching(Counting):
+        def arrived(self) -> None:
+            if self.brought >= 10_000_000:
+                faults.refuse = 1_000
+
+    with pytest.raises(StorageError, match=r"cannot read s3://asr-models/continued\.nemo"):
+        fetch.run(f"{s3.uri}/continued.nemo", tmp_path, Watching())
+    before = faults.passed
+    faults.refuse = 0
+    assert before >= 10_000_000
+    assert fetch.run(f"{s3.uri}/continued.nemo", tmp_path, QUIET).path.read_bytes() == source.read_bytes()
+    assert faults.passed - before <= LARGE - 10_000_000 + 10_000
+
+
+def test_a_checkpoint_that_is_here_is_not_sent_again(s3: S3Server, faults: Faults, tmp_path: Path) -> None:
+    source = s3.folder / "once.nemo"
+    source.write_bytes(secrets.token_bytes(LARGE))
+    first = fetch.run(f"{s3.uri}/once.nemo", tmp_path, QUIET)
+    before = faults.passed
+    assert fetch.run(f"{s3.uri}/once.nemo", tmp_path, QUIET) == first
+    assert faults.passed - before < 10_000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +24,8 @@ app = typer.Typer(
     name="model-builder",
     help=f"{description}\n\nExit codes: 0 success, 2 wrong usage, 10 source not available, 11 checkpoint not readable, "
     "12 checkpoint not supported, 13 check audio not usable, 20 rejected (does not transcribe like the checkpoint), "
-    "30 storage failed, 31 artifact missing or altered, 32 folder not usable, 40 Triton failed, 41 packages missing.",
+    "30 storage failed, 31 artifact missing or altered, 32 folder not usable, 40 Triton failed, 41 packages missing, "
+    "130 interrupted by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -240,7 +242,8 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "WER": f"{wer:.2%} served" + (f", {baseline:.2%} by NeMo" if baseline is not None else " against NeMo"),
         "agreement": f"{gate['text_agreement']:.2%} of texts  {gate['token_agreement']:.2%} of tokens like NeMo's",
         "differences": f"features ≤ {check['max_feature_difference']:.1e}  "
-        f"log-probabilities ≤ {check['max_logprob_difference']:.1e}",
+        f"log-probabilities ≤ {check['max_logprob_difference']:.1e}"
+        + (f"  served ≤ {gate['max_token_logprob_difference']:.1e}" if "max_token_logprob_difference" in gate else ""),
         "built": f"{provenance.built_at:%Y-%m-%d %H:%M} UTC",
         "versions": "  ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         "files": f"{len(manifest.files)}  {manifest.size / 1e6:.1f} MB",
@@ -304,7 +307,15 @@ def _terminate(path: Path | None, result: dict[str, Any]) -> None:
 
 @contextmanager
 def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
-    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code."""
+    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code.
+
+    SIGTERM becomes an exit that runs the clean-up, as Ctrl-C is by itself.
+    """
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    former = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except BuilderError as error:
@@ -317,8 +328,17 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
                 f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep=""
             )
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else error.code
+        message = "interrupted; the next run continues"
+        _terminate(termination_log, {"reason": "Interrupted", "message": message, "transient": True})
+        if json_log:
+            JsonReporter().error(message, reason="Interrupted", exit_code=code)
+        else:
+            Console(stderr=True, highlight=False).print(f"[red]Interrupted:[/] {message}", soft_wrap=True)
+        raise SystemExit(code) from error
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def main() -> None:

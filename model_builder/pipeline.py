@@ -89,7 +89,7 @@ class Report:
         entry: dict[str, Any] = {}
         try:
             yield entry
-        except BuilderError:
+        except BaseException:
             self.content.setdefault("stage", name)
             raise
         finally:
@@ -120,6 +120,10 @@ def build(options: Options, reporter: Reporter) -> Published:
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
             raise WorkFolderError(f"cannot write below {options.work}: {error}") from error
+        except (KeyboardInterrupt, SystemExit):
+            report.content |= {"status": "interrupted", "message": "the next run continues", "reason": "Interrupted"}
+            report.write()
+            raise
         finally:
             report.page()
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
 from model_builder.resume import sha256_of
-from model_builder.storage import Storage
+from model_builder.storage import CHUNK, Storage
 
 PARALLEL = 8
 Item = TypeVar("Item")
@@ -100,11 +101,19 @@ def publish(
 
         def upload(path: str) -> None:
             # What an earlier run left complete is not sent again; the folder's name says that its bytes are the same.
-            if storage.size(f"{folder}/{path}") != files[path].size:
-                storage.upload(f"{folder}/{path}", repository / path)
-            task.advance(files[path].size)
+            there = storage.stat(f"{folder}/{path}")
+            if there is not None and there.size == files[path].size:
+                task.advance(files[path].size)
+            else:
+                storage.upload(f"{folder}/{path}", repository / path, sent=sent)
 
-        _in_parallel(upload, files)
+        def sent(size: int) -> None:
+            if stopped.is_set():
+                raise InterruptedError("the build ends")
+            task.advance(size)
+
+        stopped = threading.Event()
+        _in_parallel(upload, files, stopped)
         content = manifest.to_json()
         if not storage.create(f"{base}/{MANIFEST}", content):
             content = storage.read(f"{base}/{MANIFEST}")
@@ -155,7 +164,7 @@ def fetch(uri: str, destination: Path, *, sha256: str | None, reporter: Reporter
         if shutil.disk_usage(partial).free < manifest.size:
             raise WorkFolderError(f"{destination.parent} has no room for {manifest.size} bytes")
         with reporter.task("fetch", manifest.size) as task:
-            _in_parallel(lambda path: _download(storage, manifest, path, partial / path, task), manifest.files)
+            _download(storage, manifest, partial, task)
             task.note(f"{len(manifest.files)} files  {manifest.size / 1e6:.1f} MB")
         (partial / MANIFEST).write_bytes(content)
         partial.chmod(0o755)
@@ -174,27 +183,65 @@ def _holds(destination: Path, manifest: bytes) -> bool:
     return path.is_file() and path.read_bytes() == manifest
 
 
-def _download(storage: Storage, manifest: Manifest, path: str, target: Path, task: Task) -> None:
-    source = f"{manifest.repository}/{path}"
-    expected = manifest.files[path]
-    digest, size = hashlib.sha256(), 0
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with target.open("xb") as file:
-            for chunk in storage.stream(source):
-                file.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
-                task.advance(len(chunk))
-            file.flush()
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Bytes of a file that one request brings."""
+
+    path: str
+    start: int
+    length: int
+
+
+def _parts(path: str, file: File) -> list[_Part]:
+    return [_Part(path, start, min(CHUNK, file.size - start)) for start in range(0, file.size, CHUNK)]
+
+
+def _download(storage: Storage, manifest: Manifest, folder: Path, task: Task) -> None:
+    for path, file in manifest.files.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as empty:
+            empty.truncate(file.size)
+
+    def download(part: _Part) -> None:
+        content = _read(storage, manifest, part)
+        with (folder / part.path).open("r+b") as file:
+            file.seek(part.start)
+            file.write(content)
+        task.advance(part.length)
+
+    def check(path: str) -> None:
+        if (found := sha256_of(folder / path)) != manifest.files[path].sha256:
+            raise _altered(storage, manifest, path, f"its SHA-256 is {found[:12]}")
+        with (folder / path).open("rb") as file:
             os.fsync(file.fileno())
+
+    _in_parallel(download, [part for path, file in manifest.files.items() for part in _parts(path, file)])
+    _in_parallel(check, manifest.files)
+
+
+def _read(storage: Storage, manifest: Manifest, part: _Part) -> bytes:
+    source = f"{manifest.repository}/{part.path}"
+    expected = manifest.files[part.path].size
+    try:
+        # The first part tells a wrong size before the rest is brought; a range would only be said not to be there.
+        there = storage.stat(source) if part.start == 0 else None
+        if there is not None and there.size != expected:
+            raise _altered(storage, manifest, part.path, f"it has {there.size} bytes")
+        content = storage.read_range(source, part.start, part.length)
     except FileNotFoundError as error:
         raise ArtifactError(f"{storage.join(source)} is missing") from error
-    if size != expected.size or digest.hexdigest() != expected.sha256:
-        raise ArtifactError(
-            f"{storage.join(source)} was altered: {size} bytes with SHA-256 {digest.hexdigest()[:12]}, published were "
-            f"{expected.size} bytes with {expected.sha256[:12]}"
-        )
+    if len(content) != part.length:
+        raise _altered(storage, manifest, part.path, "it has fewer bytes")
+    return content
+
+
+def _altered(storage: Storage, manifest: Manifest, path: str, found: str) -> ArtifactError:
+    file = manifest.files[path]
+    return ArtifactError(
+        f"{storage.join(f'{manifest.repository}/{path}')} was altered: {found}, published were {file.size} bytes with "
+        f"SHA-256 {file.sha256[:12]}"
+    )
 
 
 def verify(target: str, *, reporter: Reporter) -> Manifest:
@@ -208,21 +255,15 @@ def verify(target: str, *, reporter: Reporter) -> Manifest:
     storage = Storage(target)
     manifest, _ = read_manifest(storage)
     with reporter.task("verify", manifest.size) as task:
-        extra = set(storage.list_below(manifest.repository)) - set(manifest.files)
-        if extra:
-            raise ArtifactError(f"{target} holds {min(extra)}, which is not in the manifest")
+        _compare_names(set(storage.list_below(manifest.repository)), manifest, f"{target}/{manifest.repository}")
 
         def check(path: str) -> None:
-            source = f"{manifest.repository}/{path}"
             digest = hashlib.sha256()
-            try:
-                for chunk in storage.stream(source):
-                    digest.update(chunk)
-                    task.advance(len(chunk))
-            except FileNotFoundError as error:
-                raise ArtifactError(f"{storage.join(source)} is missing") from error
+            for part in _parts(path, manifest.files[path]):
+                digest.update(_read(storage, manifest, part))
+                task.advance(part.length)
             if digest.hexdigest() != manifest.files[path].sha256:
-                raise ArtifactError(f"{storage.join(source)} was altered")
+                raise _altered(storage, manifest, path, f"its SHA-256 is {digest.hexdigest()[:12]}")
 
         _in_parallel(check, manifest.files)
     return manifest
@@ -244,8 +285,7 @@ def verify_folder(folder: Path, *, reporter: Reporter) -> Manifest:
             for item in folder.rglob("*")
             if item.is_file() and item != path and "__pycache__" not in item.parts  # Triton compiles the Python models
         }
-        for name in sorted(found ^ set(manifest.files)):
-            raise ArtifactError(f"{folder / name} is {'missing' if name in manifest.files else 'not in the manifest'}")
+        _compare_names(found, manifest, str(folder))
         for name, expected in manifest.files.items():
             if sha256_of(folder / name) != expected.sha256:
                 raise ArtifactError(f"{folder / name} was altered")
@@ -253,13 +293,26 @@ def verify_folder(folder: Path, *, reporter: Reporter) -> Manifest:
     return manifest
 
 
-def _in_parallel(work: Callable[[Item], None], items: Iterable[Item]) -> None:
-    """Do the work for all items; the first failure is raised when those under way have ended."""
+def _compare_names(found: set[str], manifest: Manifest, where: str) -> None:
+    missing, extra = sorted(set(manifest.files) - found), sorted(found - set(manifest.files))
+    told = [f"{where}/{name} is missing" for name in missing[:1]]
+    told += [f"{where}/{name} is not in the manifest" for name in extra[:1]]
+    if told:
+        raise ArtifactError("; ".join(told))
+
+
+def _in_parallel(work: Callable[[Item], None], items: Iterable[Item], stopped: threading.Event | None = None) -> None:
+    """Do the work for all items; the first failure is raised when those under way have ended.
+
+    Work that takes long watches `stopped`, which is set when the others are in vain.
+    """
     with ThreadPoolExecutor(PARALLEL) as pool:
         futures = [pool.submit(work, item) for item in items]
         try:
             for future in futures:
                 future.result()
         except BaseException:
+            if stopped is not None:
+                stopped.set()
             pool.shutdown(cancel_futures=True)
             raise

@@ -23,6 +23,9 @@ MAX_MEMBERS = 1_000
 MAX_EXPANSION = 20
 """All that an archive may unpack to, over its own size: weights hardly compress, bombs do."""
 CHUNK = 8 * 1024 * 1024
+SAMPLE_RATE = 16_000
+MAX_CONFIG_BYTES = 1024**2
+"""Of the configuration: several times the largest known."""
 
 SUPPORTED = {
     "EncDecCTCModelBPE": "sentencepiece",
@@ -123,14 +126,17 @@ def describe(folder: Path) -> Description:
         CheckpointError: The configuration is not readable.
         UnsupportedCheckpointError: Another kind of model; the message names what is supported.
     """
+    size = (folder / CONFIG).stat().st_size
+    if size > MAX_CONFIG_BYTES:
+        raise CheckpointError(f"{CONFIG} has {size} bytes; at most {MAX_CONFIG_BYTES} are read")
     try:
-        config = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{CONFIG} is not plain YAML: {error}") from error
+        config = yaml.load((folder / CONFIG).read_text(encoding="utf-8"), _PlainLoader)  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
+        raise CheckpointError(f"{CONFIG} is not plain YAML: {' '.join(str(error).split())[:400]}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{CONFIG} is not a mapping")
     _check_targets(config, CONFIG)
-    class_name = str(config.get("target", "")).rpartition(".")[2]
+    class_name = _class_name(config.get("target"))
     if class_name not in SUPPORTED:
         raise UnsupportedCheckpointError(
             f"the checkpoint is a {class_name or 'model of unknown class'}; {SUPPORTED_TEXT}"
@@ -138,25 +144,49 @@ def describe(folder: Path) -> Description:
     preprocessor, encoder = config.get("preprocessor"), config.get("encoder")
     if not isinstance(preprocessor, dict) or not isinstance(encoder, dict):
         raise CheckpointError(f"{CONFIG} has no preprocessor or no encoder")
-    encoder_class = str(encoder.get("_target_", "")).rpartition(".")[2]
+    encoder_class = _class_name(encoder.get("_target_"))
     if encoder_class != SUPPORTED_ENCODER:
         raise UnsupportedCheckpointError(f"the encoder is a {encoder_class or 'nameless class'}; {SUPPORTED_TEXT}")
-    try:
-        description = Description(
-            folder=folder,
-            class_name=class_name,
-            vocabulary_kind=SUPPORTED[class_name],
-            sample_rate=int(preprocessor.get("sample_rate") or config.get("sample_rate") or 16_000),
-            features=int(preprocessor.get("features", 64)),
-            subsampling=int(encoder.get("subsampling_factor", 4)),
-            preprocessor={key: value for key, value in preprocessor.items() if key != "_target_"},
-        )
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"{CONFIG}: {error}") from error
+    own, shared = preprocessor.get("sample_rate"), config.get("sample_rate", SAMPLE_RATE)
+    description = Description(
+        folder=folder,
+        class_name=class_name,
+        vocabulary_kind=SUPPORTED[class_name],
+        sample_rate=_integer("sample_rate", shared if own is None else own, 1, 10**6),
+        features=_integer("preprocessor.features", preprocessor.get("features", 64), 1, 1024),
+        subsampling=_integer("encoder.subsampling_factor", encoder.get("subsampling_factor", 4), 1, 64),
+        preprocessor={key: value for key, value in preprocessor.items() if key != "_target_"},
+    )
+    stride = preprocessor.get("window_stride", 0.01)
+    if not isinstance(stride, float) or not 0.001 <= stride <= 0.1:  # noqa: PLR2004 (said in the message)
+        shown = repr(stride)[:50]
+        raise CheckpointError(f"{CONFIG}: preprocessor.window_stride is {shown}; 0.001 to 0.1 (seconds) is needed")
     _check_encoder(encoder)
     _check_vocabulary(config, description)
     _check_frontend(description)
     return description
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Refuses aliases: NeMo writes none, and a few lines of them can stand for more values than memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:  # noqa: ANN401 (yaml has no types)
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("it has aliases")
+        return super().compose_node(parent, index)
+
+
+def _class_name(target: object) -> str:
+    """The class's name without its module; empty where it is no name, so that it can be shown."""
+    name = str(target or "").rpartition(".")[2]
+    return name if name.isidentifier() else ""
+
+
+def _integer(name: str, value: object, lowest: int, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+        shown = repr(value)[:50]
+        raise CheckpointError(f"{CONFIG}: {name} is {shown}; an integer from {lowest} to {highest} is needed")
+    return value
 
 
 def _check_targets(node: object, where: str) -> None:
@@ -164,7 +194,7 @@ def _check_targets(node: object, where: str) -> None:
     if isinstance(node, dict):
         for key, value in node.items():
             if key in {"target", "_target_", "cls"} and not str(value).startswith(OWN_CLASSES):
-                raise CheckpointError(f"{where}.{key} names {value!r}, which is not a class of NeMo")
+                raise CheckpointError(f"{where}.{key} names {str(value)[:200]!r}, which is not a class of NeMo")
             if key not in NOT_MADE:
                 _check_targets(value, f"{where}.{key}")
     elif isinstance(node, list):
@@ -204,5 +234,5 @@ def _check_frontend(description: Description) -> None:
         found = description.preprocessor.get(key, value)
         if found != value:
             raise UnsupportedCheckpointError(f"preprocessor.{key} is {found!r}; only {value!r} is supported")
-    if description.sample_rate != 16_000:  # noqa: PLR2004 (said in the message)
+    if description.sample_rate != SAMPLE_RATE:
         raise UnsupportedCheckpointError(f"the model takes {description.sample_rate} Hz; only 16000 Hz is supported")

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import tempfile
 import time
 from collections.abc import Iterator
@@ -23,7 +25,9 @@ app = typer.Typer(
     name="model-builder",
     help=f"{description}\n\nExit codes: 0 success, 2 wrong usage, 10 source not available, 11 checkpoint not readable, "
     "12 checkpoint not supported, 13 check audio not usable, 20 rejected (does not transcribe like the checkpoint), "
-    "30 storage failed, 31 artifact missing or altered, 32 folder not usable, 40 Triton failed, 41 packages missing.",
+    "21 TensorRT cannot build the plan, 30 storage failed, 31 artifact missing or altered, 32 folder not usable, "
+    "33 plan of another GPU product or TensorRT, 40 Triton failed, 41 packages missing, 42 no usable GPU, "
+    "130 interrupted by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -34,6 +38,8 @@ class EngineChoice(StrEnum):
     """Runtime of the acoustic model."""
 
     onnx = "onnx"
+    tensorrt = "tensorrt"
+    both = "both"
 
 
 class PrecisionChoice(StrEnum):
@@ -41,6 +47,7 @@ class PrecisionChoice(StrEnum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    bf16 = "bf16"
 
 
 class FrontendChoice(StrEnum):
@@ -58,7 +65,11 @@ class WireChoice(StrEnum):
     float64 = "float64"
 
 
-ENGINES = {EngineChoice.onnx: Engine.ONNX_RUNTIME}
+ENGINES = {
+    EngineChoice.onnx: Engine.ONNX_RUNTIME,
+    EngineChoice.tensorrt: Engine.TENSORRT,
+    EngineChoice.both: Engine.BOTH,
+}
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
 
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
@@ -87,13 +98,22 @@ def build(
             help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."
         ),
     ],
+    sha256: Annotated[
+        str | None, typer.Option(help="Refuse any checkpoint file but this one.", metavar="HEX", show_default=False)
+    ] = None,
     work: Annotated[
         Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
     ] = None,
-    engine: Annotated[EngineChoice, typer.Option(help="Runtime of the acoustic model.")] = EngineChoice.onnx,
+    engine: Annotated[
+        EngineChoice,
+        typer.Option(help="Runtime of the acoustic model. tensorrt and both need a GPU; see the command plan."),
+    ] = EngineChoice.onnx,
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")
-    ] = PrecisionChoice.fp32,
+        PrecisionChoice | None,
+        typer.Option(
+            help="Features, softmax and lengths stay fp32.", show_default="fp32 for onnx, fp16 for TensorRT plans"
+        ),
+    ] = None,
     frontend: Annotated[
         FrontendChoice,
         typer.Option(
@@ -127,15 +147,19 @@ def build(
     """
     from model_builder import audio_set, pipeline  # noqa: PLC0415
 
+    with_plan = ENGINES[engine].has_plan
+    if precision is PrecisionChoice.bf16 and not with_plan:
+        raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
+    folder = work or _default_work() / name
     with _errors_told(termination_log, json_log=json_log):
         published = pipeline.build(
             pipeline.Options(
                 source=source,
                 name=name,
                 storage=storage,
-                work=work or _default_work() / name,
-                engine=ENGINES[engine],
-                precision=Precision(precision.upper()),
+                work=folder / "onnx" if with_plan else folder,
+                sha256=sha256,
+                precision=Precision.FP32 if with_plan or precision is None else Precision(precision.upper()),
                 frontend=FRONTENDS[frontend],
                 wire=Wire(wire.upper()),
                 max_batch_size=max_batch_size,
@@ -146,8 +170,112 @@ def build(
             ),
             _reporter(json_log=json_log),
         )
+        if with_plan:
+            from model_builder import plan_pipeline  # noqa: PLC0415
+
+            published = plan_pipeline.build(
+                plan_pipeline.Options(
+                    artifact=published.uri,
+                    manifest_sha256=published.manifest_sha256,
+                    storage=storage,
+                    work=folder,
+                    engine=ENGINES[engine],
+                    precision=Precision((precision or PrecisionChoice.fp16).upper()),
+                    check_audio=check_audio or audio_set.SHIPPED,
+                ),
+                _reporter(json_log=json_log),
+            )
         _terminate(termination_log, {"uri": published.uri, "manifestSha256": published.manifest_sha256})
         print(published.uri)  # noqa: T201 (the result)
+
+
+@app.command()
+def plan(
+    artifact_uri: Annotated[str, typer.Argument(help="An OnnxRuntime artifact: what `build` printed.")],
+    *,
+    storage: Annotated[str, typer.Option(help="Where to publish, as for build.")],
+    manifest_sha256: Annotated[
+        str | None, typer.Option(help="Refuse any manifest of the artifact but this one.", metavar="HEX")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
+    ] = None,
+    engine: Annotated[
+        EngineChoice, typer.Option(help="tensorrt, or both engines in one repository.")
+    ] = EngineChoice.tensorrt,
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")
+    ] = PrecisionChoice.fp16,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Seconds and batch that the plan is built for, such as 15x64; once for each length.",
+            show_default="lengths up to the longest audio, batches for the memory of this GPU",
+        ),
+    ] = None,
+    check_audio: Annotated[
+        Path | None,
+        typer.Option(help="The folder that the artifact was checked with.", show_default="a set that ships"),
+    ] = None,
+    max_batch_milliseconds: Annotated[
+        float, typer.Option(help="Shapes that take the GPU longer than this are not used.")
+    ] = 100.0,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure less: for trying things out.")] = False,
+    time_limit_seconds: Annotated[float, typer.Option(help="Give up the plan's build after this time.")] = 3600.0,
+    workspace_gb: Annotated[
+        float | None,
+        typer.Option(help="GPU memory for one layer's scratch space.", show_default="all that is free"),
+    ] = None,
+    serving_tensorrt: Annotated[
+        str | None,
+        typer.Option(
+            envvar="SERVING_TENSORRT",
+            help="TensorRT of the serving image; refuse to build when it is not this builder's.",
+            show_default="that of the Triton beside this builder",
+        ),
+    ] = None,
+    json_log: Json = False,
+    termination_log: TerminationLog = None,
+) -> None:
+    """Build TensorRT plans from a checked artifact on this GPU, check and measure them, and publish the repository.
+
+    A plan runs on the GPU product and the TensorRT that built it, and nowhere else. NeMo is not needed.
+
+    Example: model-builder plan s3://asr-models/prod/english_stt/<key> --storage s3://asr-models/prod
+    """
+    from model_builder import audio_set, plan_pipeline, tensorrt  # noqa: PLC0415
+
+    if not ENGINES[engine].has_plan:
+        raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
+    with _errors_told(termination_log, json_log=json_log):
+        published = plan_pipeline.build(
+            plan_pipeline.Options(
+                artifact=artifact_uri,
+                manifest_sha256=manifest_sha256,
+                storage=storage,
+                work=work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}",
+                engine=ENGINES[engine],
+                precision=Precision(precision.upper()),
+                shapes=tuple(_shape(text) for text in shape or ()),
+                check_audio=check_audio or audio_set.SHIPPED,
+                limits=tensorrt.Limits(
+                    seconds=time_limit_seconds, workspace=None if workspace_gb is None else int(workspace_gb * 1024**3)
+                ),
+                max_batch_milliseconds=max_batch_milliseconds,
+                quick=quick,
+                serving_tensorrt=serving_tensorrt,
+            ),
+            _reporter(json_log=json_log),
+        )
+        _terminate(termination_log, {"uri": published.uri, "manifestSha256": published.manifest_sha256})
+        print(published.uri)  # noqa: T201 (the result)
+
+
+def _shape(text: str) -> tuple[float, int]:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)x(\d+)", text)
+    if found is None or float(found[1]) <= 0 or int(found[2]) < 1:
+        raise typer.BadParameter(f"{text!r} is not seconds and batch, such as 15x64", param_hint="--shape")
+    return float(found[1]), int(found[2])
 
 
 @app.command()
@@ -236,7 +364,8 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "WER": f"{wer:.2%} served" + (f", {baseline:.2%} by NeMo" if baseline is not None else " against NeMo"),
         "agreement": f"{gate['text_agreement']:.2%} of texts  {gate['token_agreement']:.2%} of tokens like NeMo's",
         "differences": f"features ≤ {check['max_feature_difference']:.1e}  "
-        f"log-probabilities ≤ {check['max_logprob_difference']:.1e}",
+        f"log-probabilities ≤ {check['max_logprob_difference']:.1e}"
+        + (f"  served ≤ {gate['max_token_logprob_difference']:.1e}" if "max_token_logprob_difference" in gate else ""),
         "built": f"{provenance.built_at:%Y-%m-%d %H:%M} UTC",
         "versions": "  ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         "files": f"{len(manifest.files)}  {manifest.size / 1e6:.1f} MB",
@@ -300,7 +429,15 @@ def _terminate(path: Path | None, result: dict[str, Any]) -> None:
 
 @contextmanager
 def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
-    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code."""
+    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code.
+
+    SIGTERM becomes an exit that runs the clean-up, as Ctrl-C is by itself.
+    """
+
+    def leave(_signal: int, _frame: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    former = signal.signal(signal.SIGTERM, leave)
     try:
         yield
     except BuilderError as error:
@@ -313,8 +450,17 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
                 f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep=""
             )
         raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else error.code
+        message = "interrupted; the next run continues"
+        _terminate(termination_log, {"reason": "Interrupted", "message": message, "transient": True})
+        if json_log:
+            JsonReporter().error(message, reason="Interrupted", exit_code=code)
+        else:
+            Console(stderr=True, highlight=False).print(f"[red]Interrupted:[/] {message}", soft_wrap=True)
+        raise SystemExit(code) from error
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def main() -> None:

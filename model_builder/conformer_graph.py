@@ -1,11 +1,11 @@
 """NeMo's Conformer encoder arranged for inference engines: adapter of torch.
 
-The weights and the results are NeMo's; what differs is how engines like it. Padding is masked only where a kernel could
-read it (NeMo masks every layer of the subsampling, which keeps convolutions from being fused with what follows), and
-with `where`, so that whatever lies in the padding has no effect. Query, key and value are one product. The relative
+The weights and the results are NeMo's; what differs is how engines like it (TensorRT runs it twice as fast). Padding is
+masked only where a kernel could read it (NeMo masks every layer of the subsampling, which keeps convolutions from
+being fused with what follows), and never by a product, so that whatever lies in the padding has no effect. The relative
 positions of all layers are one product over the slice of the table that this length needs, and the shift of
 Transformer-XL (Dai et al. 2019, appendix B) is a reshape without padding. Convolutions of width 1 are products, so that
-activations keep the layout [batch, steps, channels] but for the depthwise convolution.
+activations keep the layout [batch, steps, channels] throughout.
 """
 
 from collections.abc import Sequence
@@ -83,7 +83,7 @@ class Subsampling(nn.Module):
 def _padding(conv: Any) -> tuple[int, int]:  # noqa: ANN401 (NeMo has no types)
     """Before and after, the same for time and bands; NeMo's causal convolutions pad by themselves."""
     if hasattr(conv, "_left_padding"):
-        return conv._left_padding, conv._right_padding
+        return conv._left_padding, conv._right_padding  # noqa: SLF001 (there is no public name)
     return int(conv.padding[0]), int(conv.padding[0])
 
 
@@ -98,19 +98,14 @@ class Attention(nn.Module):
     def __init__(self, attention: Any) -> None:  # noqa: ANN401 (NeMo has no types)
         super().__init__()
         self.heads, self.width = attention.h, attention.d_k
-        scale = self.width**-0.5
-        layers = (attention.linear_q, attention.linear_k, attention.linear_v)
-        weights = [layers[0].weight * scale, *(layer.weight for layer in layers[1:])]
-        self.qkv = nn.Linear(self.heads * self.width, 3 * self.heads * self.width, bias=layers[0].bias is not None)
-        with torch.no_grad():
-            self.qkv.weight.copy_(torch.cat(weights))
-            if self.qkv.bias is not None:
-                self.qkv.bias.copy_(torch.cat([layers[0].bias * scale, *(layer.bias for layer in layers[1:])]))
+        self.query, self.key, self.value = attention.linear_q, attention.linear_k, attention.linear_v
+        self.out = attention.linear_out
+        # The scores' scale goes to the query, where it is a product with few numbers and not in the way of the softmax.
+        self.scale = float(self.width**-0.5)
         self.relative = hasattr(attention, "linear_pos")
         if self.relative:
-            self.register_buffer("content_bias", (attention.pos_bias_u * scale).detach().reshape(-1))
-            self.register_buffer("position_bias", (attention.pos_bias_v * scale).detach().reshape(-1))
-        self.out = attention.linear_out
+            self.register_buffer("content_bias", (attention.pos_bias_u * self.scale).detach().reshape(-1))
+            self.register_buffer("position_bias", (attention.pos_bias_v * self.scale).detach().reshape(-1))
 
     def forward(self, x: torch.Tensor, positions: torch.Tensor | None, mask: torch.Tensor) -> torch.Tensor:
         """Attend.
@@ -121,11 +116,7 @@ class Attention(nn.Module):
             mask: [B, 1, 1 or S, S] added to the scores.
         """
         batch, steps = x.shape[0], x.shape[1]
-        import os
-        if os.environ.get('QKV')=='sep':
-            w=self.qkv.weight.chunk(3); bb=self.qkv.bias.chunk(3) if self.qkv.bias is not None else (None,)*3
-            query,key,value=(functional.linear(x,w[i],bb[i]) for i in range(3))
-        else: query, key, value = self.qkv(x).chunk(3, dim=2)
+        query = self.query(x) * self.scale
         by_content = query
         if positions is not None:
             by_content = query + self.content_bias
@@ -133,8 +124,9 @@ class Attention(nn.Module):
             # Row i must move left by i: read with rows one shorter than they are, every row starts one further on.
             shifted = torch.matmul(by_position, positions).flatten(2)[:, :, steps:]
             mask = shifted.reshape(batch, self.heads, steps, 2 * steps - 1)[:, :, :, :steps] + mask
-        scores = torch.matmul(self._split(by_content, batch), self._split(key, batch).transpose(2, 3)) + mask
-        attended = torch.matmul(torch.softmax(scores, dim=-1), self._split(value, batch))
+        keys = self._split(self.key(x), batch).transpose(2, 3)
+        scores = torch.matmul(self._split(by_content, batch), keys) + mask
+        attended = torch.matmul(torch.softmax(scores, dim=-1), self._split(self.value(x), batch))
         return self.out(attended.transpose(1, 2).flatten(2))
 
     def _split(self, x: torch.Tensor, batch: int) -> torch.Tensor:
@@ -151,42 +143,44 @@ def pointwise(conv: nn.Conv1d) -> nn.Linear:
 
 
 class Convolution(nn.Module):
-    """The Conformer's convolution module, [B, S, d] to [B, S, d]."""
+    """The Conformer's convolution module, [B, S, d] to [B, S, d].
+
+    The depthwise convolution is a sum of shifted products: with batch normalisation folded in it is elementwise work in
+    the layout of its neighbours, which engines compute in one pass together with gate, mask and activation.
+    """
 
     def __init__(self, conv: Any) -> None:  # noqa: ANN401 (NeMo has no types)
         super().__init__()
-        self.gated = conv.pointwise_activation == "glu_"
-        self.activation_in = None if self.gated else conv.pointwise_activation
+        # NeMo names the gated linear unit; any other activation is a module.
+        self.activation_in = _gate if conv.pointwise_activation == "glu_" else conv.pointwise_activation
         self.pointwise_in, self.pointwise_out = pointwise(conv.pointwise_conv1), pointwise(conv.pointwise_conv2)
-        self.depthwise, self.norm, self.activation = conv.depthwise_conv, conv.batch_norm, conv.activation
-        self.padding = (self.depthwise._left_padding, self.depthwise._right_padding)
+        self.activation = conv.activation
+        depthwise, norm = conv.depthwise_conv, conv.batch_norm
+        self.padding = _padding(depthwise)
+        weight, bias = depthwise.weight.detach()[:, 0], torch.zeros(depthwise.out_channels)
+        if depthwise.bias is not None:
+            bias = depthwise.bias.detach()
+        self.norm = norm
+        if isinstance(norm, nn.BatchNorm1d):
+            factor = (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach()
+            weight, bias = weight * factor[:, None], (bias - norm.running_mean) * factor + norm.bias.detach()
+            self.norm = nn.Identity()
+        self.register_buffer("taps", weight.T.contiguous())
+        self.register_buffer("bias", bias)
 
     def forward(self, x: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
         """Convolve; `inside` is [B, S, 1]."""
-        x = self.pointwise_in(x)
-        x = functional.glu(x, dim=2) if self.gated else self.activation_in(x)
-        import os
-        if os.environ.get('DW')=='shift' and not isinstance(self.norm, nn.LayerNorm):
-            n=self.norm; g=n.weight/torch.sqrt(n.running_var+n.eps); w=(self.depthwise.weight[:,0]*g[:,None]).T.contiguous(); bb=n.bias-n.running_mean*g
-            if self.depthwise.bias is not None: bb=bb+self.depthwise.bias*g
-            x=functional.pad(_masked(x,inside),(0,0,*self.padding)); S=inside.shape[1]
-            y=bb+w[0]*x[:,0:S]
-            for k in range(1,w.shape[0]): y=y+w[k]*x[:,k:k+S]
-            return self.pointwise_out(self.activation(y))
-        x = self._convolve(_masked(x, inside).transpose(1, 2))
-        if isinstance(self.norm, nn.LayerNorm):
-            x = self.norm(x.transpose(1, 2))
-        else:
-            x = self.norm(x).transpose(1, 2)
-        return self.pointwise_out(self.activation(x))
+        x = _masked(self.activation_in(self.pointwise_in(x)), inside)
+        x = functional.pad(x, (0, 0, *self.padding))
+        steps = inside.shape[1]
+        convolved = self.bias
+        for tap in range(self.taps.shape[0]):
+            convolved = convolved + self.taps[tap] * x[:, tap : tap + steps]
+        return self.pointwise_out(self.activation(self.norm(convolved)))
 
-    def _convolve(self, x: torch.Tensor) -> torch.Tensor:
-        """Depthwise [B, d, S]; equal padding at both ends is the convolution's own, which engines fuse."""
-        left, right = self.padding
-        conv = self.depthwise
-        if left == right:
-            return functional.conv1d(x, conv.weight, conv.bias, padding=left, groups=conv.groups)
-        return functional.conv1d(functional.pad(x, (left, right)), conv.weight, conv.bias, groups=conv.groups)
+
+def _gate(x: torch.Tensor) -> torch.Tensor:
+    return functional.glu(x, dim=2)
 
 
 class Layer(nn.Module):
@@ -217,7 +211,7 @@ class Encoder(nn.Module):
 
     def __init__(self, encoder: Any) -> None:  # noqa: ANN401 (NeMo has no types)
         super().__init__()
-        self._masks = encoder._create_masks
+        self._masks = encoder._create_masks  # noqa: SLF001 (there is no public name)
         self._context = list(encoder.att_context_size)
         self.unlimited = encoder.att_context_style == "regular" and self._context == [-1, -1]
         self.subsampling = Subsampling(encoder.pre_encode)
@@ -260,4 +254,4 @@ class Encoder(nn.Module):
         table = torch.matmul(self.positions[middle - steps : middle + steps], self.project_positions)
         attention = self.layers[0].attention
         split = table.reshape(2 * steps, len(self.layers), attention.heads, attention.width)
-        return split.permute(1, 2, 3, 0).unbind(0)
+        return tuple(split.permute(1, 2, 3, 0).unbind(0))

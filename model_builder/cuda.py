@@ -85,8 +85,8 @@ class Buffer:
     def host(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The pinned memory as an array."""
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        raw = (ctypes.c_uint8 * count).from_address(self._host)
-        return np.frombuffer(raw, dtype=dtype).reshape(shape)
+        raw = np.ctypeslib.as_array((ctypes.c_uint8 * count).from_address(self._host))
+        return raw.view(dtype).reshape(shape)
 
     def upload(self, size: int, stream: "Stream") -> None:
         """Copy the first `size` bytes to the GPU."""

@@ -1,7 +1,8 @@
 """Every way a build can fail, with the exit code that scripts and the operator rely on.
 
-Exit codes are part of the command-line contract: 0 success, 1 an error in this program, 2 wrong usage, and the codes
-below. A `transient` error may pass when the same command is run again; the others need a change first.
+Exit codes are part of the command-line contract: 0 success, 1 an error in this program, 2 wrong usage, the codes below,
+and 130 and 143 after SIGINT and SIGTERM. A `transient` error may pass when the same command is run again; the others
+need a change first.
 """
 
 from typing import ClassVar

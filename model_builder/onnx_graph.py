@@ -37,7 +37,7 @@ def split(model: Path, frontend: Path, acoustic: Path, *, links: Mapping[str, st
     import onnx  # noqa: PLC0415
     from onnx.utils import Extractor  # noqa: PLC0415
 
-    joined = onnx.load(model)
+    joined = onnx.shape_inference.infer_shapes(onnx.load(model))  # the links need types to become inputs and outputs
     between = [FRONTEND_PREFIX + name for name in links]
     extractor = Extractor(joined)
     first = extractor.extract_model([item.name for item in joined.graph.input], between)
@@ -79,33 +79,28 @@ def lower_precision(source: Path, target: Path, precision: str) -> None:
 
 def _half_to_bfloat(model: Any, original: Any) -> None:  # noqa: ANN401 (onnx's own)
     """Turn every FP16 of a converted model into BF16; weights are rounded from the original's FP32, once."""
-    import ml_dtypes  # noqa: PLC0415
-    from onnx import AttributeProto, TensorProto, numpy_helper  # noqa: PLC0415
+    from onnx import AttributeProto, TensorProto  # noqa: PLC0415
 
-    half, bfloat = TensorProto.FLOAT16, TensorProto.BFLOAT16
     exact = {item.name: item for item in original.graph.initializer}
-
-    def tensor(item: Any) -> None:  # noqa: ANN401
-        if item.data_type == half:
-            array = numpy_helper.to_array(exact.get(item.name, item)).astype(ml_dtypes.bfloat16)
-            item.CopyFrom(onnx_tensor(item.name, array))
-
-    def onnx_tensor(name: str, array: npt.NDArray[Any]) -> Any:  # noqa: ANN401
-        return TensorProto(
-            name=name, data_type=bfloat, dims=array.shape, raw_data=np.ascontiguousarray(array).tobytes()
-        )
-
     for item in model.graph.initializer:
-        tensor(item)
+        if item.data_type == TensorProto.FLOAT16:
+            item.CopyFrom(_as_bfloat(item.name, exact.get(item.name, item)))
     for value in (*model.graph.value_info, *model.graph.input, *model.graph.output):
-        if value.type.tensor_type.elem_type == half:
-            value.type.tensor_type.elem_type = bfloat
-    for node in model.graph.node:
-        for attribute in node.attribute:
-            if attribute.type == AttributeProto.TENSOR:
-                tensor(attribute.t)
-            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == half:
-                attribute.i = bfloat
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            value.type.tensor_type.elem_type = TensorProto.BFLOAT16
+    for attribute in (attribute for node in model.graph.node for attribute in node.attribute):
+        if attribute.type == AttributeProto.TENSOR and attribute.t.data_type == TensorProto.FLOAT16:
+            attribute.t.CopyFrom(_as_bfloat(attribute.t.name, attribute.t))
+        elif attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+            attribute.i = TensorProto.BFLOAT16
+
+
+def _as_bfloat(name: str, tensor: Any) -> Any:  # noqa: ANN401 (onnx's own)
+    import ml_dtypes  # noqa: PLC0415
+    from onnx import TensorProto, numpy_helper  # noqa: PLC0415
+
+    array = np.ascontiguousarray(numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16))
+    return TensorProto(name=name, data_type=TensorProto.BFLOAT16, dims=array.shape, raw_data=array.tobytes())
 
 
 def summary(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ class Options:
     name: str
     storage: str
     work: Path
+    sha256: str | None = None
     engine: Engine = Engine.ONNX_RUNTIME
     precision: Precision = Precision.FP32
     frontend: Frontend = Frontend.NUMPY
@@ -88,7 +90,7 @@ class Report:
         entry: dict[str, Any] = {}
         try:
             yield entry
-        except BuilderError:
+        except BaseException:
             self.content.setdefault("stage", name)
             raise
         finally:
@@ -106,6 +108,8 @@ def build(options: Options, reporter: Reporter) -> Published:
         BuilderError: One of its kinds says what failed and what to do; nothing is published then.
     """
     recipe_for(options, checkpoint_sha256="0" * 64, check_audio_sha256="0" * 64)  # refuse bad settings before any work
+    if options.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", options.sha256):
+        raise OptionError(f"--sha256: {options.sha256!r} is not a SHA-256 of 64 hexadecimal digits")
     with reported(options.work) as report:
         return _build(options, report, reporter)
 
@@ -124,6 +128,10 @@ def reported(work: Path) -> Iterator[Report]:
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
             raise WorkFolderError(f"cannot write below {work}: {error}") from error
+        except (KeyboardInterrupt, SystemExit):
+            report.content |= {"status": "interrupted", "message": "the next run continues", "reason": "Interrupted"}
+            report.write()
+            raise
         finally:
             report.page()
 
@@ -133,7 +141,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     audio = audio_set.load(options.check_audio, max_seconds=options.max_audio_seconds)
 
     with report.stage("fetch") as entry:
-        fetched = fetch.run(options.source, options.work, reporter)
+        fetched = fetch.run(options.source, options.work, reporter, sha256=options.sha256)
         entry.update({"source": options.source, "sha256": fetched.sha256, "revision": fetched.revision})
         entry["bytes"] = fetched.path.stat().st_size
     recipe = recipe_for(options, checkpoint_sha256=fetched.sha256, check_audio_sha256=audio.sha256)
@@ -229,7 +237,7 @@ class Resumable:
     report: Report
     reporter: Reporter
 
-    def __call__(
+    def __call__(  # noqa: D102 (the class says it)
         self, name: str, inputs: dict[str, Any], outputs: list[Path], work: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
         with self.report.stage(name) as entry:

@@ -5,11 +5,10 @@ It needs no NeMo: the artifact holds NeMo's own transcripts of the check audio, 
 
 import importlib.metadata
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from asr_serving.tensors import model_names
+from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
 from model_builder import artifact_store, audio_set, cuda, plan_shapes, tensorrt, triton
 from model_builder.artifact import Manifest, content_digest
@@ -51,7 +50,7 @@ class Options:
     precision: Precision = Precision.FP16
     check_audio: Path = audio_set.SHIPPED
     shapes: tuple[tuple[float, int], ...] = ()
-    limits: tensorrt.Limits = tensorrt.Limits()
+    limits: tensorrt.Limits = field(default_factory=tensorrt.Limits)
     max_batch_milliseconds: float = 100.0
     quick: bool = False
     serving_tensorrt: str | None = None
@@ -206,20 +205,18 @@ def _check_server(building: str, serving: str | None) -> None:
     """
     if serving is not None and serving.split(".")[:3] != building.split(".")[:3]:
         raise IncompatiblePlanError(
-            f"this builder has TensorRT {building}, the server {serving}; a plan runs only on the version that built it: "
-            "use builder and serving images of one release"
+            f"this builder has TensorRT {building}, the server {serving}; a plan runs only on the version that built "
+            "it: use builder and serving images of one release"
         )
 
 
-def _shapes(
-    options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gpu: cuda.Gpu
-) -> list[tuple[int, int]]:
+def _shapes(options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gpu: cuda.Gpu) -> list[tuple[int, int]]:
     if not options.shapes:
         return plan_shapes.default_shapes(
             recipe.max_audio_seconds, plan_shapes.LARGEST_BATCH, geometry, plan_shapes.work_seconds(gpu.memory)
         )
     shapes = sorted((plan_shapes.padded_length(seconds), batch) for seconds, batch in options.shapes)
-    if shapes[-1][0] < recipe.max_audio_seconds * plan_shapes.SAMPLE_RATE:
+    if shapes[-1][0] < recipe.max_audio_seconds * SAMPLE_RATE:
         raise PlanError(f"no shape holds audio of {recipe.max_audio_seconds} s, the longest that the model serves")
     plan_shapes.check_shapes(shapes, geometry)
     return shapes

@@ -7,7 +7,6 @@ batches are padded to a length. One utterance alone has a profile that takes eve
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from math import ceil
 
 from asr_serving.tensors import SAMPLE_RATE
@@ -80,12 +79,15 @@ def lengths(max_seconds: int) -> list[int]:
     return found
 
 
-def default_shapes(max_seconds: int, max_batch_size: int, geometry: Geometry, work_seconds: float) -> list[tuple[int, int]]:
-    """Length in samples and full batch of each shape: equal work, in whole eights."""
+def default_shapes(
+    max_seconds: int, max_batch_size: int, geometry: Geometry, work_seconds: float
+) -> list[tuple[int, int]]:
+    """Length in samples and batch of each shape: for each length a small batch and a full one, all full ones alike."""
     shapes = []
     for samples in lengths(max_seconds):
-        wanted = min(work_seconds * SAMPLE_RATE / samples, max_batch_size, geometry.largest_batch(samples))
-        shapes.append((samples, max(1, int(wanted) // SMALL_BATCH * SMALL_BATCH or int(wanted))))
+        wanted = int(min(work_seconds * SAMPLE_RATE / samples, max_batch_size, geometry.largest_batch(samples)))
+        full = wanted // SMALL_BATCH * SMALL_BATCH or max(1, wanted)
+        shapes += [(samples, batch) for batch in sorted({min(SMALL_BATCH, full), full})]
     return shapes
 
 
@@ -104,11 +106,18 @@ def check_shapes(shapes: Sequence[tuple[int, int]], geometry: Geometry) -> None:
 
 
 def profiles(shapes: Sequence[tuple[int, int]]) -> list[Profile]:
-    """Profiles for the shapes: single utterances of any length, then for each length small and full batches."""
-    shortest, longest = shapes[0][0], shapes[-1][0]
+    """Profiles for the shapes: single utterances of any length, then one for each shape.
+
+    Of one length, a profile begins where the next smaller one ends: a batch has exactly one profile that takes it.
+    """
+    ordered = sorted(set(shapes))
+    shortest, longest = ordered[0][0], ordered[-1][0]
     optimum = min(max(round(LATENCY_SECONDS * SAMPLE_RATE), shortest), longest)
     found = [Profile(1, 1, (shortest, optimum, longest))]
-    for samples, batch in shapes:
-        tiers = [1, *(size for size in (SMALL_BATCH,) if size < batch), batch]
-        found += [Profile(below + 1, size, (samples,) * 3) for below, size in pairwise(tiers) if size > below]
+    below, length = 1, 0
+    for samples, batch in ordered:
+        below = below if samples == length else 1
+        if batch > 1:
+            found.append(Profile(below + 1, batch, (samples,) * 3))
+        below, length = batch, samples
     return found

@@ -55,8 +55,9 @@ class Wire(StrEnum):
 
 
 class PlanTarget(BaseModel):
-    """What a TensorRT plan is built from and for. Neither the plan nor its speed carries over to another GPU product:
-    L4 and L40S are both of compute capability 8.9.
+    """What a TensorRT plan is built from and for.
+
+    Neither the plan nor its speed carries over to another GPU product: L4 and L40S are both of compute capability 8.9.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -64,7 +65,7 @@ class PlanTarget(BaseModel):
     onnx_repository: Sha256
     """Content digest of the ONNX artifact, which was checked against the checkpoint."""
     gpu_product: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=63)
-    """As GPU feature discovery labels nodes, MIG profile included: `NVIDIA-H200`, `NVIDIA-A100-SXM4-40GB-MIG-1g.5gb`."""
+    """As GPU feature discovery labels nodes, MIG profile included, such as `NVIDIA-A100-SXM4-40GB-MIG-1g.5gb`."""
     compute_capability: str = Field(pattern=r"^\d+\.\d+$")
     tensorrt: str = Field(pattern=r"^\d+\.\d+(\.\d+)*$")
     """Version of the library that built the plan; the server's must be the same."""
@@ -114,7 +115,9 @@ class Recipe(BaseModel):
 
     def canonical_json(self) -> bytes:
         """The recipe as canonical JSON: sorted keys, no spaces, UTF-8."""
-        return json.dumps(self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")).encode()
+        return json.dumps(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":")
+        ).encode()
 
 
 def build_key(recipe: Recipe) -> str:

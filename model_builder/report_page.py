@@ -60,9 +60,15 @@ def _figures(check: Mapping[str, Any], gate: Mapping[str, Any]) -> list[tuple[st
                 f"{gate['wer']:.2%} served" + ("" if baseline is None else f", {baseline:.2%} by NeMo"),
             ),
             ("agreement with NeMo", f"{gate['text_agreement']:.2%} of texts, {gate['token_agreement']:.2%} of tokens"),
+            ("served log-probabilities", _served_difference(gate)),
             ("server", str(gate["server"])),
         ]
     return rows
+
+
+def _served_difference(gate: Mapping[str, Any]) -> str:
+    greatest, mean = gate["max_token_logprob_difference"], gate["mean_token_logprob_difference"]
+    return f"of the tokens: differ by at most {greatest:.1e}, on average by {mean:.1e}"
 
 
 def _transcripts(items: Sequence[Mapping[str, Any]]) -> str:

@@ -1,12 +1,15 @@
 """Object storage: the only importer of obstore.
 
 A location is `file:///folder`, `s3://bucket/prefix`, or another scheme that obstore reads. Credentials and endpoints
-come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...) or from the
-workload's identity.
+come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `GOOGLE_APPLICATION_CREDENTIALS`, ...), from AWS's
+shared credentials file, or from the workload's identity (`AWS_WEB_IDENTITY_TOKEN_FILE` and `AWS_ROLE_ARN`, the role of
+a container or an instance).
 """
 
+import configparser
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,14 +22,46 @@ from obstore.store import from_url
 from model_builder.errors import SourceError, StorageError
 
 CHUNK = 8 * 1024 * 1024
-"""Bytes read or written at a time."""
+"""Bytes of one request, so that each request ends within `REQUEST_TIME` on any line worth using."""
+PARTS = 4
+"""Parts of one upload that are under way at once: with `REQUEST_TIME` they ask for 3 Mbit/s."""
 
+CONNECT_TIME = timedelta(seconds=10)
+REQUEST_TIME = timedelta(seconds=90)
+"""Of one request with all its bytes. A time without bytes would be better, but the client counts an upload as such."""
 RETRIES: Any = {
     "max_retries": 6,
     "backoff": {"init_backoff": timedelta(milliseconds=200), "max_backoff": timedelta(seconds=5), "base": 2},
     "retry_timeout": timedelta(minutes=2),
 }
-"""For answers such as 503 and for connections that break; about 11 s of waiting before storage is said to be down."""
+"""For 503, broken connections and hanging requests: storage that is down is told after 11 s, that hangs after 180 s."""
+
+BODY_TRIES = 5
+BROKEN_BODY = "response body error"
+"""What obstore says when a connection breaks within an answer; of a range it does not ask again by itself."""
+
+CA_BUNDLE = "AWS_CA_BUNDLE"
+IDENTITIES = (
+    "AWS_ACCESS_KEY_ID",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
+    "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_SKIP_SIGNATURE",
+)
+"""Variables that obstore itself takes an identity from; each goes before the shared credentials file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What is known of an object without reading it.
+
+    Attributes:
+        size: Bytes.
+        version: Changes whenever the content does.
+    """
+
+    size: int
+    version: str
 
 
 class Storage:
@@ -37,16 +72,25 @@ class Storage:
 
         Raises:
             SourceError: The URI is not one that object storage understands.
+            StorageError: The CA bundle or the shared credentials file that the environment names is not usable.
         """
         scheme = urlsplit(uri).scheme
         if not scheme:
             raise SourceError(f"{uri!r} is not a URI; write file:///folder or s3://bucket/prefix")
         options: dict[str, Any] = {
-            "client_options": {"allow_http": True, "user_agent": "asr-operator"},
+            "client_options": {
+                "allow_http": True,
+                "user_agent": "asr-operator",
+                "connect_timeout": CONNECT_TIME,
+                "timeout": REQUEST_TIME,
+            }
+            | _private_authority(),
             "retry_config": RETRIES,
         }
         if scheme == "file":
             options = {"mkdir": True}
+        elif scheme in {"s3", "s3a"}:
+            options |= _shared_credentials()
         try:
             self._store = from_url(uri.rstrip("/"), **options)
         except (BaseError, ValueError, OSError) as error:
@@ -57,14 +101,15 @@ class Storage:
         """URI of an object."""
         return f"{self.uri}/{path}"
 
-    def size(self, path: str) -> int | None:
-        """Bytes of an object, None if there is none.
+    def stat(self, path: str) -> Stat | None:
+        """Size and version of an object, None if there is none.
 
         Raises:
             StorageError: Storage refused or failed.
         """
         try:
-            return int(self._store.head(path)["size"])
+            found = self._store.head(path)
+            return Stat(int(found["size"]), f"{found['e_tag']} {found['last_modified'].isoformat()}")
         except (NotFoundError, FileNotFoundError):
             return None
         except (BaseError, OSError) as error:
@@ -97,29 +142,48 @@ class Storage:
         except (BaseError, OSError) as error:
             raise self._failed("read", path, error) from error
 
-    def stream(self, path: str) -> Iterator[bytes]:
-        """An object in chunks.
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        """`length` bytes of an object from `start` on.
 
         Raises:
             FileNotFoundError: There is none.
-            StorageError: Storage refused or failed.
+            StorageError: Storage refused or failed, or the object ends before.
         """
-        try:
-            for chunk in self._store.get(path).stream(min_chunk_size=CHUNK):
-                yield bytes(chunk)
-        except (NotFoundError, FileNotFoundError) as error:
-            raise FileNotFoundError(self.join(path)) from error
-        except (BaseError, OSError) as error:
-            raise self._failed("read", path, error) from error
+        tries = BODY_TRIES
+        while True:
+            tries -= 1
+            try:
+                return bytes(obstore.get_range(self._store, path, start=start, length=length))
+            except (NotFoundError, FileNotFoundError) as error:
+                raise FileNotFoundError(self.join(path)) from error
+            except (BaseError, OSError) as error:
+                if not tries or BROKEN_BODY not in str(error):
+                    raise self._failed("read", path, error) from error
 
-    def upload(self, path: str, source: Path) -> None:
+    def upload(self, path: str, source: Path, *, sent: Callable[[int], None] = lambda _bytes: None) -> None:
         """Write a file to an object, in parts when it is large.
+
+        Args:
+            path: The object.
+            source: The file.
+            sent: Told of the bytes as they go; what it raises ends the upload.
 
         Raises:
             StorageError: Storage refused or failed.
         """
+
+        def chunks() -> Iterator[bytes]:
+            with source.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    yield chunk
+                    sent(len(chunk))
+
         try:
-            obstore.put(self._store, path, source, chunk_size=CHUNK)
+            if source.stat().st_size > CHUNK:
+                obstore.put(self._store, path, chunks(), chunk_size=CHUNK, max_concurrency=PARTS)
+            else:
+                obstore.put(self._store, path, content := source.read_bytes())
+                sent(len(content))
         except (BaseError, OSError) as error:
             raise self._failed("write", path, error) from error
 
@@ -139,11 +203,60 @@ class Storage:
 
     def _failed(self, verb: str, path: str, error: Exception) -> StorageError:
         hint = ""
-        if self.uri.startswith("s3://") and not os.environ.get("AWS_ACCESS_KEY_ID"):
-            hint = " (no AWS_ACCESS_KEY_ID in the environment; is there a workload identity?)"
+        if self.uri.startswith("s3://") and not any(os.environ.get(name) for name in IDENTITIES):
+            hint = " (no AWS_ACCESS_KEY_ID in the environment; is there a workload identity or a credentials file?)"
         return StorageError(f"cannot {verb} {self.join(path)}: {_reason(error)}{hint}")
 
 
+def _private_authority() -> dict[str, Any]:
+    """Certificates of `AWS_CA_BUNDLE`, trusted beside the system's own (which `SSL_CERT_FILE` may replace)."""
+    path = os.environ.get(CA_BUNDLE)
+    if not path:
+        return {}
+    try:
+        return {"root_certificate": Path(path).read_bytes()}
+    except OSError as error:
+        raise StorageError(f"{CA_BUNDLE} names {path}, which cannot be read: {error.strerror}") from error
+
+
+def _shared_credentials() -> dict[str, str]:
+    """Keys of AWS's shared credentials file, which obstore does not read; nothing when there is another identity.
+
+    Profiles that lead elsewhere (single sign-on, roles, processes) are for AWS's own tools.
+    """
+    named = os.environ.get("AWS_SHARED_CREDENTIALS_FILE")
+    path = Path(named or "~/.aws/credentials").expanduser()
+    if any(os.environ.get(name) for name in IDENTITIES) or not (named or path.is_file()):
+        return {}
+    profile = os.environ.get("AWS_PROFILE") or "default"
+    parser = configparser.RawConfigParser()
+    try:
+        parser.read_string(path.read_text(encoding="utf-8"))
+        found = {
+            key.removeprefix("aws_"): value
+            for key, value in parser.items(profile)
+            if key in {"aws_access_key_id", "aws_secret_access_key", "aws_session_token"}
+        }
+    except (OSError, UnicodeDecodeError, configparser.Error) as error:
+        # The parser quotes lines of the file in its messages, and those may be secrets.
+        reason = getattr(error, "strerror", None) or f"no profile {profile!r} can be read from it"
+        raise StorageError(f"the credentials file {path} is not usable: {reason}") from error
+    if not {"access_key_id", "secret_access_key"} <= set(found):
+        raise StorageError(f"the credentials file {path} holds no keys for the profile {profile!r}")
+    return found
+
+
+CAUSES = {
+    "UnknownIssuer": f"its certificate is of an authority that is not known here; {CA_BUNDLE} may name a file of it",
+    "InvalidCertificate": "its certificate is not valid for this name and time",
+    "TimedOut": "no answer in time",
+    "ConnectionRefused": "connection refused",
+}
+"""What users can act on, by its name in the debug dump that follows the first line of an obstore message."""
+
+
 def _reason(error: Exception) -> str:
-    """The first line of an obstore message; the rest is a debug dump."""
-    return str(error).strip().splitlines()[0][:500] if str(error).strip() else type(error).__name__
+    """The first line of an obstore message, with the cause where it is known."""
+    first, _, dump = str(error).strip().partition("\n")
+    cause = next((f" ({text})" for name, text in CAUSES.items() if name in dump), "")
+    return (first[:500] or type(error).__name__) + cause

@@ -1,4 +1,4 @@
-"""TensorRT: building, loading, running and timing plans. Adapter of tensorrt, and of tensorrt_rtx, its like without GPU.
+"""TensorRT: building, loading, running and timing plans. Adapter of tensorrt, and of tensorrt_rtx, which needs no GPU.
 
 The network is strongly typed: precision is what the ONNX says, so that one path serves TensorRT 10 and 11.
 """
@@ -56,7 +56,7 @@ def _library(name: str) -> Any:  # noqa: ANN401 (TensorRT's types are behind thi
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(
-            f"{name} cannot be imported ({error}); run this in the builder image, or pip install 'asr-operator[tensorrt]'"
+            f"{name} cannot be imported ({error}); use the builder image, or pip install 'asr-operator[tensorrt]'"
         ) from error
 
 
@@ -257,7 +257,10 @@ class Plan:
         best: tuple[int, int] | None = None
         for index, profile in enumerate(self.profiles):
             fits = all(
-                all(low <= size <= high for low, size, high in zip(profile[name][0], shape, profile[name][2], strict=True))
+                all(
+                    low <= size <= high
+                    for low, size, high in zip(profile[name][0], shape, profile[name][2], strict=True)
+                )
                 for name, shape in shapes.items()
             )
             if fits:

@@ -200,8 +200,8 @@ def _tensorrt(name: str, recipe: Recipe, served: Served, *, features: int, class
         config.optimization.cuda.graphs = True
     for samples, batch in served.graphs:
         spec = config.optimization.cuda.graph_spec.add(batch_size=batch)
-        for tensor, dims in input_dims(recipe, features, hop, samples).items():
-            spec.input[tensor.name].dim.extend(dims)
+        for tensor, sizes in input_dims(recipe, features, hop, samples).items():
+            spec.input[tensor.name].dim.extend(sizes)
     for profile in served.plan:
         dims = input_dims(recipe, features, hop, profile.samples[1])
         _warm_up(config, f"{profile.batch}x{profile.samples[1]}", dims.items(), batch_size=profile.batch)

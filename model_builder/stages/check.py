@@ -94,23 +94,44 @@ def run(
             f"{figures.max_logprob_difference:.1e}  tokens {figures.token_agreement:.2%}"
         )
         _judge(figures, recipe)
-    content = [{"text": reference.text, "tokens": reference.tokens.tolist()} for reference in references]
+    content = [
+        {
+            "text": reference.text,
+            "tokens": reference.tokens.tolist(),
+            "token_logprobs": [round(value, 6) for value in reference.logprobs.max(axis=1).tolist()],
+        }
+        for reference in references
+    ]
     heard.write_text(json.dumps(content), encoding="utf-8")
     return asdict(figures)
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """NeMo's own transcript of an utterance: its text, and the best token [steps] of each encoder step."""
+    """NeMo's own transcript of an utterance: its text, and of each encoder step the best token and its log-probability.
+
+    Attributes:
+        text: What it wrote.
+        tokens: [steps] int32.
+        token_logprobs: [steps] float32.
+    """
 
     text: str
     tokens: npt.NDArray[np.int32]
+    token_logprobs: npt.NDArray[np.float32]
 
 
 def load(path: Path) -> list[Heard]:
     """Read what `run` wrote."""
     content = json.loads(path.read_text(encoding="utf-8"))
-    return [Heard(item["text"], np.array(item["tokens"], dtype=np.int32)) for item in content]
+    return [
+        Heard(
+            item["text"],
+            np.array(item["tokens"], dtype=np.int32),
+            np.array(item["token_logprobs"], dtype=np.float32),
+        )
+        for item in content
+    ]
 
 
 def _judge(figures: Figures, recipe: Recipe) -> None:

@@ -6,9 +6,12 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_builder.errors import MissingExtraError, SourceError, WorkFolderError
-from model_builder.progress import Reporter, Task
-from model_builder.storage import CHUNK, Storage
+from model_builder.errors import CheckpointError, MissingExtraError, SourceError, WorkFolderError
+from model_builder.progress import Reporter
+from model_builder.stages import download
+from model_builder.storage import Storage
+
+CHUNK = 8 * 1024 * 1024
 
 HUB = re.compile(r"^hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
 
@@ -28,59 +31,62 @@ class Fetched:
     revision: str | None = None
 
 
-def run(source: str, folder: Path, reporter: Reporter) -> Fetched:
+def run(source: str, folder: Path, reporter: Reporter, *, sha256: str | None = None) -> Fetched:
     """Fetch from a local path, `hf:owner/name@revision`, or object storage.
+
+    Args:
+        source: Where it is.
+        folder: Where a remote one goes; what an earlier run left there is not brought again.
+        reporter: Told of the progress.
+        sha256: What the file must be, None for anything.
 
     Raises:
         SourceError: It is not there or cannot be read; the message says what was tried.
+        CheckpointError: It is another file than the pinned one.
+        StorageError: Storage refused or failed.
         WorkFolderError: The folder cannot be written.
     """
     if hub := HUB.match(source):
-        path, revision = _from_hub(hub["repository"], hub["revision"], folder)
+        fetched = _from_hub(hub["repository"], hub["revision"], folder, reporter)
     elif "://" in source:
-        path, revision = _from_storage(source, folder, reporter), None
+        fetched = _from_storage(source, folder, reporter)
     else:
-        path, revision = Path(source).expanduser(), None
+        path = Path(source).expanduser()
         if not path.is_file():
             raise SourceError(
                 f"{source} is not a file; a source is a path, hf:owner/name@revision, or s3://bucket/model.nemo"
             )
-    with reporter.task("fetch", path.stat().st_size) as task:
-        sha256 = _digest(path, task)
-        task.note(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB  sha256 {sha256[:12]}")
-    return Fetched(path, sha256, revision)
+        fetched = Fetched(path, _digest(path, reporter))
+    if sha256 is not None and fetched.sha256 != sha256:
+        raise CheckpointError(f"{source} has SHA-256 {fetched.sha256}, but {sha256} is asked for")
+    return fetched
 
 
-def _digest(path: Path, task: Task) -> str:
+def _digest(path: Path, reporter: Reporter) -> str:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            task.advance(len(chunk))
+    try:
+        with reporter.task("fetch", path.stat().st_size) as task, path.open("rb") as file:
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                task.advance(len(chunk))
+            task.note(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB  sha256 {digest.hexdigest()[:12]}")
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
     return digest.hexdigest()
 
 
-def _from_storage(source: str, folder: Path, reporter: Reporter) -> Path:
+def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
     parent, _, name = source.rpartition("/")
-    storage = Storage(parent)
-    size = storage.size(name)
-    if size is None:
-        raise SourceError(f"{source} does not exist")
-    target, partial = folder / "source.nemo", folder / "source.nemo.partial"
-    try:
-        with reporter.task("download", size) as task, partial.open("wb") as file:
-            for chunk in storage.stream(name):
-                file.write(chunk)
-                task.advance(len(chunk))
-        if partial.stat().st_size != size:
-            raise SourceError(f"{source} was cut short: {partial.stat().st_size} of {size} bytes came")
-        partial.replace(target)
-    except OSError as error:
-        raise WorkFolderError(f"cannot write {target}: {error}") from error
-    return target
+    target = folder / "source.nemo"
+    sha256, earlier = download.run(
+        Storage(parent), name, target, digest=lambda path: _digest(path, reporter), reporter=reporter
+    )
+    if earlier:
+        reporter.info(f"[dim]=[/] {'download':<12} unchanged since an earlier run")
+    return Fetched(target, sha256)
 
 
-def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path, str]:
+def _from_hub(repository: str, revision: str | None, folder: Path, reporter: Reporter) -> Fetched:
     try:
         import httpx  # noqa: PLC0415 (the hub's client is built on it, and lets its errors through)
         import huggingface_hub  # noqa: PLC0415
@@ -90,13 +96,15 @@ def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path
     if shutil.disk_usage(folder).free < 1024**3:
         raise WorkFolderError(f"{folder} has less than 1 GiB free")
     try:
-        info = huggingface_hub.HfApi().model_info(repository, revision=revision)
-        names = [item.rfilename for item in info.siblings if item.rfilename.endswith(".nemo")]
-        if len(names) != 1:
-            raise SourceError(
-                f"{repository} holds {len(names)} .nemo files ({', '.join(names) or 'none'}); one is needed"
-            )
-        path = huggingface_hub.hf_hub_download(repository, names[0], revision=info.sha, local_dir=folder)
+        info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
+        found = [item for item in info.siblings if item.rfilename.endswith(".nemo")]
+        if len(found) != 1:
+            names = ", ".join(item.rfilename for item in found) or "none"
+            raise SourceError(f"{repository} holds {len(found)} .nemo files ({names}); one is needed")
+        # The hub's client continues what was cut off, and does not bring again what is here.
+        path = Path(
+            huggingface_hub.hf_hub_download(repository, found[0].rfilename, revision=info.sha, local_dir=folder)
+        )
     except errors.RepositoryNotFoundError as error:
         raise SourceError(
             f"{repository} is not on the hub, or is private: set HF_TOKEN to a token that may read it"
@@ -104,4 +112,8 @@ def _from_hub(repository: str, revision: str | None, folder: Path) -> tuple[Path
     except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise SourceError(f"cannot fetch {repository}@{revision or 'main'} from the hub: {first}") from error
-    return Path(path), str(info.sha)
+    sha256 = _digest(path, reporter)
+    if found[0].lfs is not None and found[0].lfs.sha256 != sha256:
+        path.unlink()
+        raise SourceError(f"{repository} gave a file with SHA-256 {sha256}, but lists {found[0].lfs.sha256}")
+    return Fetched(path, sha256, str(info.sha))

@@ -6,6 +6,8 @@ model called by hand, which shows the tokens.
 
 import asyncio
 import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,16 @@ from model_builder import accuracy, triton
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
 from model_builder.progress import Reporter, Task
-from model_builder.recipe import Recipe
+from model_builder.recipe import Precision, Recipe
 from model_builder.repository.config import acoustic_inputs, acoustic_roles
 from model_builder.stages.check import Heard
 
 CONCURRENCY = 32
+MAX_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-2, Precision.FP16: 0.25}
+"""Of any step. A sound FP32 build has 1e-5 and FP16 0.02; a window that is off by one sample 0.02, a weight matrix
+scaled by 1.05 0.04, one that is zeroed or doubled 0.5 to 1.2."""
+MEAN_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-3, Precision.FP16: 5e-3}
+"""Over all steps. A sound FP16 build has 3e-4; one weight matrix zeroed or doubled gives 0.014 to 0.02."""
 
 
 def run(
@@ -32,7 +39,8 @@ def run(
     """Transcribe, compare, decide; returns the figures.
 
     Raises:
-        RejectedError: Word error rate or token agreement is past the recipe's thresholds, or a request failed.
+        RejectedError: Word error rate or token agreement is past the recipe's thresholds, the tokens' log-probabilities
+            differ from the checkpoint's by more than the precision explains, or a request failed.
         ServerError: Triton did not start.
     """
     names = model_names(recipe.model_name)
@@ -45,11 +53,11 @@ def run(
             task.note("Triton transcribes the check audio")
             try:
                 texts = {role: _texts(url, names[role], audio, task) for role in text_roles}
-                tokens = {role: asyncio.run(_tokens(url, recipe, role, audio, task)) for role in roles}
+                heard = {role: asyncio.run(_heard(url, recipe, role, audio, task)) for role in roles}
             except RejectedError:
                 server.check_alive()
                 raise
-        figures = _figures(texts, tokens, audio, references)
+        figures = _figures(texts, heard, audio, references)
         figures["server"] = triton.version()
         told = (
             ""
@@ -77,15 +85,21 @@ def _texts(url: str, model: str, audio: AudioSet, task: Task) -> list[str]:
     return texts
 
 
-async def _tokens(
-    url: str, recipe: Recipe, role: str, audio: AudioSet, task: Task
-) -> list[npt.NDArray[np.int32]]:
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Best tokens [steps] of an utterance and their log-probabilities [steps], as they were served."""
+
+    tokens: npt.NDArray[np.int32]
+    logprobs: npt.NDArray[np.float32]
+
+
+async def _heard(url: str, recipe: Recipe, role: str, audio: AudioSet, task: Task) -> list[_Steps]:
     names = model_names(recipe.model_name)
     # Only the names matter here, not how many mel bands there are.
     between = [tensor.name for tensor in acoustic_inputs(recipe, features=1)]
     signal = tensors.audio_signal(recipe.wire)
     dtype = {"INT16": np.int16, "FP32": np.float32, "FP64": np.float64}[signal.dtype]
-    found: dict[int, npt.NDArray[np.int32]] = {}
+    found: dict[int, _Steps] = {}
     async with channel(url) as grpc:
 
         async def one(index: int) -> None:
@@ -93,7 +107,8 @@ async def _tokens(
             sent = utterance.signal if dtype is np.int16 else utterance.samples.astype(dtype)
             fed = await infer(grpc, names["preprocessing"], {signal.name: sent[None]}, between)
             given = await infer(grpc, names[role], fed, [tensor.name for tensor in tensors.ACOUSTIC])
-            found[index] = given["tokens"][0, : given["encoded_length"].item()]
+            steps = given["encoded_length"].item()
+            found[index] = _Steps(given["tokens"][0, :steps], given["token_logprobs"][0, :steps])
             task.advance()
 
         jobs = [functools.partial(one, index) for index in range(len(audio.utterances))]
@@ -106,7 +121,7 @@ async def _tokens(
 
 def _figures(
     texts: dict[str, list[str]],
-    tokens: dict[str, list[npt.NDArray[np.int32]]],
+    heard: dict[str, list[_Steps]],
     audio: AudioSet,
     references: list[Heard],
 ) -> dict[str, Any]:
@@ -125,12 +140,29 @@ def _figures(
         "wer_increase": max(measured.values()) - (baseline or 0.0),
         "text_agreement": sum(agree) / len(agree),
         "token_agreement": min(
-            accuracy.token_agreement([reference.tokens for reference in references], found) for found in tokens.values()
+            accuracy.token_agreement([reference.tokens for reference in references], [steps.tokens for steps in found])
+            for found in heard.values()
         ),
+        **_logprob_differences(heard.values(), references),
         "transcripts": [
             {"file": utterance.name, "text": utterance.text, "checkpoint": mine, "served": got}
             for utterance, mine, got in zip(audio.utterances, own, served, strict=True)
         ],
+    }
+
+
+def _logprob_differences(heard: Iterable[list[_Steps]], references: list[Heard]) -> dict[str, float]:
+    """How far the best token's log-probability is from the checkpoint's: damage shows here before a word changes."""
+    differences = np.concatenate(
+        [
+            np.abs(steps.logprobs[: reference.tokens.size] - reference.token_logprobs[: steps.tokens.size])
+            for found in heard
+            for steps, reference in zip(found, references, strict=True)
+        ]
+    )
+    return {
+        "max_token_logprob_difference": float(differences.max(initial=0.0)),
+        "mean_token_logprob_difference": float(differences.mean()) if differences.size else 0.0,
     }
 
 
@@ -151,3 +183,10 @@ def _judge(figures: dict[str, Any], recipe: Recipe) -> None:
             f"{figures['token_agreement']:.2%} of the served tokens agree with NeMo's; at least "
             f"{recipe.min_token_agreement_permille / 10:g} % are required{example}"
         )
+    for kind, limits in (("max", MAX_TOKEN_LOGPROB_DIFFERENCE), ("mean", MEAN_TOKEN_LOGPROB_DIFFERENCE)):
+        found = figures[f"{kind}_token_logprob_difference"]
+        if not found <= limits[recipe.precision]:  # NaN is none of them
+            raise RejectedError(
+                f"log-probabilities of the served tokens differ from NeMo's by {found:.2g} ({kind}); at most "
+                f"{limits[recipe.precision]:g} is accepted for {recipe.precision}{example}"
+            )

@@ -92,7 +92,9 @@ def run(
             name = f"{profile.batch} x {profile.samples[1] / SAMPLE_RATE:g} s"
             task.note(name)
             with plan.execution(index) as execution:
-                agreement[name] = _agreement(execution, profile, lengths, audio, heard, inputs, name)
+                agreement[name] = _agreement(
+                    execution, profile, lengths=lengths, audio=audio, heard=heard, inputs=inputs
+                )
                 padded = [profile.samples[1]] if profile.samples[0] == profile.samples[2] else lengths
                 timings += [_time(execution, samples, profile.batch, inputs, quick=quick) for samples in padded]
             task.advance()
@@ -178,11 +180,11 @@ class _Inputs:
 def _agreement(
     execution: tensorrt.Execution,
     profile: Profile,
+    *,
     lengths: Sequence[int],
     audio: AudioSet,
     heard: Sequence[Heard],
     inputs: _Inputs,
-    name: str,
 ) -> float:
     """Share of tokens like NeMo's, over the check audio that fits, in the profile's smallest and largest batches."""
     if tensors.AUDIO.name not in inputs.noise(1, lengths[0]):
@@ -203,7 +205,8 @@ def _agreement(
                 steps = int(outputs["encoded_length"][row, 0])
                 if not finite({"logprobs": outputs["logprobs"][row, :steps]}):
                     raise RejectedError(
-                        f"{audio.utterances[index].name}: log-probabilities are NaN or infinite in batches of {name}"
+                        f"{audio.utterances[index].name}: log-probabilities are NaN or infinite in batches of "
+                        f"{batch} x {samples / SAMPLE_RATE:g} s"
                     )
                 found[index] = outputs["tokens"][row, :steps]
         references = [heard[index].tokens for index in fitting]

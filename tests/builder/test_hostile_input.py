@@ -61,6 +61,17 @@ def test_a_truncated_checkpoint_is_refused(builder: Builder, demo_checkpoint: Pa
     assert "truncated.nemo is not a complete .nemo file" in done.stderr
 
 
+def test_another_checkpoint_than_the_pinned_one_is_refused_with_both_digests(
+    builder: Builder, demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    source = tmp_path / "english.nemo"
+    source.symlink_to(demo_checkpoint)
+    done = refused(builder, source, "--sha256", "0" * 64)
+    assert done.returncode == 11
+    assert "has SHA-256 3bd2187474b9" in done.stderr
+    assert f"but {'0' * 64} is asked for" in done.stderr
+
+
 def test_a_full_work_folder_is_told(builder: Builder, demo_checkpoint: Path, tmp_path: Path) -> None:
     def few_bytes() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
@@ -94,6 +105,7 @@ def test_a_work_folder_that_is_a_file_is_told(builder: Builder, demo_checkpoint:
     [
         ("--name", "Not A Name", "--name: String should match"),
         ("--name", "onnx_english", "use 'english'"),
+        ("--sha256", "3bd2187474b9", "is not a SHA-256 of 64 hexadecimal digits"),
         ("--max-audio-seconds", "0", "--max-audio-seconds"),
         ("--max-batch-size", "100000", "--max-batch-size"),
     ],

@@ -58,6 +58,41 @@ def shift_the_vocabulary(repository: Path) -> None:
         path.write_text(json.dumps(content))
 
 
+def middle_matrix(repository: Path) -> str:
+    """Name of one weight matrix in the middle of the encoder."""
+    import onnx  # noqa: PLC0415
+
+    names = [tensor.name for tensor in onnx.load(repository / MODEL).graph.initializer if len(tensor.dims) >= 2]
+    acoustic = [name for name in names if not name.startswith("frontend/")]
+    return str(acoustic[len(acoustic) // 2])
+
+
+def scale_one_matrix(factor: float) -> Callable[[Path], None]:
+    """A damage: one weight matrix times `factor`."""
+
+    def damage(repository: Path) -> None:
+        victim = middle_matrix(repository)
+        rewrite_initializers(repository, lambda name, array: array * factor if name == victim else None)
+
+    return damage
+
+
+def clear_one_row(repository: Path) -> None:
+    """One row of one weight matrix."""
+    victim = middle_matrix(repository)
+    rewrite_initializers(
+        repository,
+        lambda name, array: np.concatenate([array[:1] * 0, array[1:]]) if name == victim else None,
+    )
+
+
+def change_frontend(tensor: str, change: Callable[[Any], Any]) -> Callable[[Path], None]:
+    """A damage: a constant of the mel graph."""
+    return lambda repository: rewrite_initializers(
+        repository, lambda name, array: change(array) if name == f"frontend/{tensor}" else None
+    )
+
+
 def truncate_the_model(repository: Path) -> None:
     """Half of the file."""
     content = (repository / MODEL).read_bytes()
@@ -96,6 +131,41 @@ def test_a_damaged_repository_is_rejected_with_the_figures(
 ) -> None:
     with pytest.raises(RejectedError, match=message):
         judged(built, check_audio, tmp_path, damage)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        scale_one_matrix(0.0),
+        scale_one_matrix(2.0),
+        scale_one_matrix(1.05),
+        clear_one_row,
+        change_frontend("mel", lambda bank: bank * 1.1),
+        change_frontend("kernel", lambda kernel: np.roll(kernel, 1, axis=-1)),
+    ],
+    ids=["zeroed matrix", "doubled matrix", "matrix times 1.05", "cleared row", "louder mel bank", "late window"],
+)
+def test_a_small_damage_that_hardly_changes_a_word_is_rejected(
+    built: Built, check_audio: AudioSet, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    with pytest.raises(
+        RejectedError, match=r"[\d.]+% of the served tokens agree|NeMo's by [\d.e-]+ \(max\); at most 0.01"
+    ):
+        judged(built, check_audio, tmp_path, damage)
+
+
+@pytest.mark.parametrize("factor", [0.0, 2.0], ids=["zeroed", "doubled"])
+def test_in_half_precision_a_damaged_matrix_is_rejected(
+    float_built: Built, check_audio: AudioSet, tmp_path: Path, factor: float
+) -> None:
+    with pytest.raises(RejectedError, match=r"[\d.]+% of the served tokens agree|NeMo's by [\d.e-]+ \(m"):
+        judged(float_built, check_audio, tmp_path, scale_one_matrix(factor))
+
+
+def test_what_was_served_is_compared_log_probability_by_log_probability(built: Built, float_built: Built) -> None:
+    exact, half = (item.report["stages"]["gate"] for item in (built, float_built))
+    assert exact["max_token_logprob_difference"] <= 1e-3
+    assert 0 < half["mean_token_logprob_difference"] <= half["max_token_logprob_difference"] <= 0.1
 
 
 def test_a_model_that_does_not_load_is_told_with_the_log(built: Built, check_audio: AudioSet, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Builds that are killed, repeated or run twice at once."""
 
+import json
 import os
 import random
 import shutil
@@ -7,8 +8,13 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
 
 from tests.builder.conftest import NAME, Builder, Built
+from tests.support.faults import faulty
+from tests.support.processes import servers_over
 from tests.support.programs import program
 
 REUSED = ("export", "frontend", "check", "gate")
@@ -138,14 +144,58 @@ def test_a_killed_build_takes_its_triton_with_it(builder: Builder, demo_checkpoi
     assert not manifests(builder, "killed-at-the-gate")
 
 
-def servers_over(work: Path) -> list[str]:
-    """Process ids of the server and of its Python models whose repository lies in `work`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            line = (entry / "cmdline").read_bytes() if entry.name.isdigit() else b""
-        except (FileNotFoundError, ProcessLookupError):  # it ended while we looked
-            continue
-        if str(work.resolve() / "repository").encode() in line:
-            found.append(entry.name)
-    return found
+@pytest.mark.parametrize(
+    ("number", "code", "stages"),
+    [(signal.SIGINT, 130, ("check", "gate")), (signal.SIGTERM, 143, ("load", "export", "gate", "publish"))],
+    ids=["SIGINT", "SIGTERM"],
+)
+def test_a_build_that_is_interrupted_says_so_at_any_stage_and_the_next_run_continues(
+    builder: Builder, demo_checkpoint: Path, number: signal.Signals, code: int, stages: tuple[str, ...]
+) -> None:
+    name = f"interrupted-{number.name}"
+    work = builder.folder / name
+    address = urlsplit(builder.s3.environment["AWS_ENDPOINT_URL"])
+    assert address.hostname is not None
+    assert address.port is not None
+    with faulty(address.hostname, address.port) as proxy:
+        proxy.bytes_per_second = 2e6  # so that there is time to interrupt the upload
+        environment = os.environ | builder.s3.environment | {"AWS_ENDPOINT_URL": proxy.url}
+        for stage in stages:
+            process = subprocess.Popen(
+                command(builder, work, name, demo_checkpoint), env=environment, stderr=subprocess.PIPE, text=True
+            )
+            assert process.stderr is not None
+            while f'"message": "started", "task": "{stage}"' not in (line := process.stderr.readline()):
+                assert line, f"it ended before {stage}"
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == code, errors
+            assert "Traceback" not in errors
+            report = json.loads((work / "report.json").read_text())
+            assert (report["status"], report["stage"]) == ("interrupted", stage)
+            assert not manifests(builder, name)
+            assert not servers_over(work)
+    last = builder.run(*command(builder, work, name, demo_checkpoint)[1:])
+    assert last.returncode == 0, last.stderr
+    assert len(manifests(builder, name)) == 1
+    report = json.loads((work / "report.json").read_text())
+    assert all(report["stages"][stage]["reused"] for stage in REUSED)
+
+
+def test_a_fetch_that_is_interrupted_leaves_nothing(builder: Builder, built: Built, tmp_path: Path) -> None:
+    address = urlsplit(builder.s3.environment["AWS_ENDPOINT_URL"])
+    assert address.hostname is not None
+    assert address.port is not None
+    with faulty(address.hostname, address.port) as proxy:
+        process = subprocess.Popen(
+            [program("model-builder"), "fetch", built.uri, str(tmp_path / "fetched"), "--json"],
+            env=os.environ | builder.s3.environment | {"AWS_ENDPOINT_URL": proxy.url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stderr is not None
+        assert '"message": "started", "task": "fetch"' in process.stderr.readline()
+        process.terminate()
+        process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,8 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from tests.support.certificates import Certificate
+
 BINARY = Path(__file__).parents[2] / ".cache" / "bin" / "versitygw"
 BUCKET = "asr-models"
 START_SECONDS = 30.0
@@ -36,8 +38,8 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Run a server over `folder` while the block runs."""
+def s3_server(folder: Path, certificate: Certificate | None = None) -> Iterator[S3Server]:
+    """Run a server over `folder` while the block runs, with TLS if it has a certificate."""
     if not BINARY.is_file():
         raise FileNotFoundError(f"{BINARY} is missing; run `make setup`")
     objects = folder / "objects"
@@ -45,9 +47,10 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     access, secret = "demo", secrets.token_urlsafe(24)
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
+    tls: list[str | Path] = ["--cert", certificate.certificate, "--key", certificate.key] if certificate else []
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(
-            [BINARY, "--port", f"127.0.0.1:{port}", "posix", objects],
+            [BINARY, "--port", f"127.0.0.1:{port}", *tls, "posix", objects],
             env=os.environ | {"ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": secret},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -55,7 +58,7 @@ def s3_server(folder: Path) -> Iterator[S3Server]:
     environment = {
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"{'https' if certificate else 'http'}://127.0.0.1:{port}",
         "AWS_REGION": "us-east-1",
     }
     try:
@@ -73,7 +76,7 @@ def _await_answer(process: subprocess.Popen[bytes], environment: dict[str, str],
         secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
         endpoint=environment["AWS_ENDPOINT_URL"],
         region=environment["AWS_REGION"],
-        client_options={"allow_http": True},
+        client_options={"allow_http": True, "allow_invalid_certificates": True},
         retry_config={"max_retries": 0},
     )
     deadline = time.monotonic() + START_SECONDS

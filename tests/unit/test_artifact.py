@@ -4,11 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_builder.artifact import MANIFEST, File, Manifest, Provenance, content_digest, parse_manifest
+from model_builder.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
 from model_builder.errors import ArtifactError
 from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
 
 RECIPE = Recipe(model_name="english_stt", checkpoint_sha256="a" * 64, check_audio_sha256="b" * 64)
+FACTS = ModelFacts(features=80, hop=160, channels=256, preprocessor={})
 
 
 def manifest(*paths: str) -> Manifest:
@@ -23,6 +24,7 @@ def manifest(*paths: str) -> Manifest:
             versions={},
             built_at=datetime(2026, 1, 1, tzinfo=UTC),
         ),
+        model=FACTS,
         check={},
         gate={},
         files={path: File(sha256="c" * 64, size=3) for path in paths},

@@ -8,6 +8,7 @@ from model_builder import artifact_store
 from model_builder.errors import ArtifactError, SourceError, StorageError, WorkFolderError
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
+from tests.unit.test_artifact import FACTS
 from tests.unit.test_recipe import example
 
 QUIET = NullReporter()
@@ -31,7 +32,7 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture
 def published(repository: Path, storage: Storage) -> artifact_store.Published:
     return artifact_store.publish(
-        repository, storage, recipe=example(), provenance=PROVENANCE, check={}, gate={}, reporter=QUIET
+        repository, storage, recipe=example(), provenance=PROVENANCE, facts=FACTS, check={}, gate={}, reporter=QUIET
     )
 
 
@@ -62,13 +63,13 @@ def test_a_second_builder_takes_the_artifact_of_the_first(
 ) -> None:
     (repository / "english_stt" / "config.pbtxt").write_text("other bytes")
     again = artifact_store.publish(
-        repository, storage, recipe=example(), provenance=PROVENANCE, check={}, gate={}, reporter=QUIET
+        repository, storage, recipe=example(), provenance=PROVENANCE, facts=FACTS, check={}, gate={}, reporter=QUIET
     )
     assert again == published
     artifact_store.verify(published.uri, reporter=QUIET)
 
 
-@pytest.mark.parametrize("damage", ["flipped", "missing", "shortened"])
+@pytest.mark.parametrize("damage", ["flipped", "missing", "shortened", "lengthened", "emptied"])
 def test_a_damaged_object_is_refused_and_leaves_nothing(
     storage: Storage, published: artifact_store.Published, tmp_path: Path, damage: str
 ) -> None:
@@ -77,6 +78,10 @@ def test_a_damaged_object_is_refused_and_leaves_nothing(
         path.write_bytes(b"\1" + path.read_bytes()[1:])
     elif damage == "shortened":
         path.write_bytes(path.read_bytes()[:-1])
+    elif damage == "lengthened":
+        path.write_bytes(path.read_bytes() + b"\0")
+    elif damage == "emptied":
+        path.write_bytes(b"")
     else:
         path.unlink()
     with pytest.raises(ArtifactError, match=r"model\.onnx (was altered|is missing)"):
@@ -84,6 +89,20 @@ def test_a_damaged_object_is_refused_and_leaves_nothing(
     with pytest.raises(ArtifactError, match=r"model\.onnx (was altered|is missing)"):
         artifact_store.verify(published.uri, reporter=QUIET)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["repository", "storage"]
+
+
+def test_objects_that_were_renamed_or_added_are_named(
+    storage: Storage, published: artifact_store.Published, tmp_path: Path
+) -> None:
+    path = stored(storage, "model.onnx")
+    (path.parent / "extra").touch()
+    with pytest.raises(ArtifactError, match="onnx_english_stt/1/extra is not in the manifest"):
+        artifact_store.verify(published.uri, reporter=QUIET)
+    path.rename(path.parent / "extra")
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing; .*/extra is not in the manifest"):
+        artifact_store.verify(published.uri, reporter=QUIET)
+    with pytest.raises(ArtifactError, match=r"model\.onnx is missing"):
+        artifact_store.fetch(published.uri, tmp_path / "fetched", sha256=None, reporter=QUIET)
 
 
 def test_another_manifest_than_the_pinned_one_is_refused(published: artifact_store.Published, tmp_path: Path) -> None:

@@ -3,14 +3,18 @@ import io
 import subprocess
 import tarfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model_builder.checkpoint import describe, unpack
-from model_builder.errors import CheckpointError, UnsupportedCheckpointError
+from model_builder.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 
 CONFIG: dict[str, Any] = {
     "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",
@@ -105,6 +109,73 @@ def test_a_python_object_in_the_configuration_is_not_made(write: Write, tmp_path
     with pytest.raises(CheckpointError, match="plain YAML"):
         opened(write(raw=payload), tmp_path / "unpacked")
     assert not (tmp_path / "made").exists()
+
+
+BOMB = b"a: &a [x,x,x,x,x,x,x,x,x]\n" + b"".join(
+    b"%c: &%c [%s]\n" % (name, name, b",".join([b"*%c" % (name - 1)] * 9)) for name in range(ord("b"), ord("k"))
+)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (BOMB, "it has aliases"),
+        (b"a: &a [*a]\n", "it has aliases"),
+        (b"a: [" + b"1," * 600_000 + b"]", "at most 1048576 are read"),
+        (b"[" * 20_000, "recursion"),
+        (b"a: 2001-99-99\n", "month must be in"),
+        (b"? [a]\n: b\n", "unhashable key"),
+        (bytes(range(256)), "invalid start byte"),
+        (b'a: "\0"', "special characters are not allowed"),
+    ],
+    ids=["alias bomb", "endless alias", "huge", "deep", "no date", "no key", "no text", "control character"],
+)
+def test_yaml_that_would_cost_much_or_cannot_be_read_is_refused_in_one_line(
+    write: Write, tmp_path: Path, raw: bytes, message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        opened(write(raw=raw), tmp_path / "unpacked")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["eighty", "80", None, True, -1, 0, 1e30, 10**30, 10**400, [], {}, [80]], ids=repr)
+@pytest.mark.parametrize(("part", "key"), [("preprocessor", "features"), ("encoder", "subsampling_factor")])
+def test_a_number_of_the_wrong_kind_or_size_is_named(
+    write: Write, tmp_path: Path, part: str, key: str, value: object
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"{part}\.{key} is .*; an integer from 1 to \d+ is needed"):
+        opened(write(CONFIG | {part: CONFIG[part] | {key: value}}), tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("value", ["eighty", 0, [], {}, -16000, float("inf")], ids=repr)
+def test_a_sample_rate_that_is_none_is_named(write: Write, tmp_path: Path, value: object) -> None:
+    with pytest.raises(CheckpointError, match="sample_rate is "):
+        opened(write(CONFIG | {"preprocessor": {"sample_rate": value}}), tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize("value", ["eighty", None, 0, -1, 80, float("nan"), float("inf"), [], 10**400], ids=str)
+def test_a_window_stride_that_is_none_is_named(write: Write, tmp_path: Path, value: object) -> None:
+    with pytest.raises(CheckpointError, match=r"preprocessor\.window_stride is "):
+        opened(write(CONFIG | {"preprocessor": {"window_stride": value}}), tmp_path / "unpacked")
+
+
+def test_a_class_name_cannot_write_to_the_terminal(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedCheckpointError, match="the checkpoint is a model of unknown class"):
+        opened(write(CONFIG | {"target": "nemo.collections.\x1b[31mred"}), tmp_path / "unpacked")
+
+
+@given(st.lists(st.tuples(st.integers(0, 2_600), st.integers(0, 255)), max_size=8), st.integers(0, 12_000))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+def test_a_checkpoint_with_any_bytes_changed_is_read_or_refused(
+    write: Write, changes: list[tuple[int, int]], length: int
+) -> None:
+    path = write()
+    content = bytearray(path.read_bytes())
+    for position, value in changes:
+        content[position] = value
+    path.write_bytes(content[:length])
+    with TemporaryDirectory() as folder, suppress(CheckpointError, UnsupportedCheckpointError, WorkFolderError):
+        opened(path, Path(folder) / "unpacked")
 
 
 @pytest.mark.parametrize(

@@ -1,25 +1,52 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_builder.recipe import Engine, Frontend, Precision, Recipe, Wire, build_key
+from model_builder.recipe import Engine, Frontend, PlanTarget, Precision, Recipe, Wire, build_key
 
+DIGESTS = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
+TARGET = {
+    "onnx_repository": "d" * 64,
+    "gpu_product": "NVIDIA-H200",
+    "compute_capability": "9.0",
+    "tensorrt": "10.6.0",
+}
+targets = st.builds(
+    PlanTarget,
+    onnx_repository=DIGESTS,
+    gpu_product=st.from_regex(r"NVIDIA-[A-Z0-9]{1,9}(-MIG-1g\.5gb)?", fullmatch=True),
+    compute_capability=st.from_regex(r"[0-9]{1,2}\.[0-9]", fullmatch=True),
+    tensorrt=st.from_regex(r"[0-9]{1,2}\.[0-9]{1,2}\.[0-9]", fullmatch=True),
+)
+
+
+def _is_consistent(settings: dict[str, Any]) -> bool:
+    return bool(settings["engine"].has_plan or settings["precision"] is not Precision.BF16)
+
+
+settings = st.fixed_dictionaries(
+    {
+        "model_name": st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True).filter(
+            lambda name: not name.startswith(("preprocessing_", "postprocessing_", "onnx_", "tensorrt_", "ensemble_"))
+        ),
+        "checkpoint_sha256": DIGESTS,
+        "check_audio_sha256": DIGESTS,
+        "engine": st.sampled_from(Engine),
+        "precision": st.sampled_from(Precision),
+        "frontend": st.sampled_from(Frontend),
+        "wire": st.sampled_from(Wire),
+        "max_audio_seconds": st.integers(1, 600),
+        "max_batch_size": st.integers(1, 512),
+    }
+).filter(_is_consistent)
 recipes = st.builds(
-    Recipe,
-    model_name=st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True).filter(
-        lambda name: not name.startswith(("preprocessing_", "postprocessing_", "onnx_", "tensorrt_", "ensemble_"))
-    ),
-    checkpoint_sha256=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
-    check_audio_sha256=st.from_regex(r"[0-9a-f]{64}", fullmatch=True),
-    engine=st.sampled_from(Engine),
-    precision=st.sampled_from(Precision),
-    frontend=st.sampled_from(Frontend),
-    wire=st.sampled_from(Wire),
-    max_audio_seconds=st.integers(1, 600),
-    max_batch_size=st.integers(1, 512),
+    lambda chosen, target: Recipe.model_validate(chosen | {"plan": target if chosen["engine"].has_plan else None}),
+    settings,
+    targets,
 )
 
 
@@ -31,7 +58,7 @@ def example(**changes: object) -> Recipe:
 
 def test_the_build_key_of_a_known_recipe_never_changes() -> None:
     # A change here makes every published artifact unknown: raise ARTIFACT_FORMAT only when the output changes.
-    assert build_key(example()) == "de5d29b089e5574993e9c44078327ea8499d7c5287d2fb107162ae997decc3f6"
+    assert build_key(example()) == "bba5a6da27a8d1a8b53339dab8d41d66b438424623e4f31151d3c08243d279dd"
 
 
 @given(recipes)
@@ -66,3 +93,22 @@ def test_a_reserved_name_is_refused_with_a_better_one() -> None:
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(ValidationError, match="max_batch"):
         example(max_batch=8)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"engine": "TensorRT"}, {"engine": "Both"}, {"plan": TARGET}, {"precision": "BF16"}],
+)
+def test_a_plan_target_goes_with_a_plan_and_bf16_too(changes: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"plan target|BF16 is for TensorRT"):
+        example(**changes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"gpu_product": "NVIDIA-L4"}, {"tensorrt": "10.7.0"}, {"onnx_repository": "e" * 64}, {"shapes": ((15.0, 64),)}],
+)
+def test_a_plan_for_another_gpu_tensorrt_model_or_shape_is_another_artifact(change: dict[str, object]) -> None:
+    one = example(engine="TensorRT", precision="FP16", plan=TARGET)
+    other = example(engine="TensorRT", precision="FP16", plan=TARGET | change)
+    assert build_key(one) != build_key(other)

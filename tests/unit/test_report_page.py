@@ -27,6 +27,8 @@ REPORT = {
             "checkpoint_wer": None,
             "text_agreement": 0.5,
             "token_agreement": 0.99,
+            "max_token_logprob_difference": 0.02,
+            "mean_token_logprob_difference": 3e-4,
             "server": "2.51",
             "transcripts": [
                 {"file": "a.wav", "text": None, "checkpoint": "hello <b>there</b>", "served": "hello"},
@@ -39,7 +41,14 @@ REPORT = {
 
 def test_the_page_shows_what_was_measured() -> None:
     page = render(REPORT)
-    for part in ("s3://bucket/english_stt/abc", "1.0e-04", "1.00% served", "50.00% of texts", "2.13.0"):
+    for part in (
+        "s3://bucket/english_stt/abc",
+        "1.0e-04",
+        "1.00% served",
+        "50.00% of texts",
+        "at most 2.0e-02",
+        "2.13.0",
+    ):
         assert part in page
     assert page.count("data:image/png;base64,") == 2
 

@@ -25,7 +25,9 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         if any(tensor.get("allow_ragged_batch") for tensor in config["input"]):
             raise pb_utils.TritonModelException("this local tensorrt backend does not serve ragged inputs")
-        path = Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.plan")
+        path = (
+            Path(args["model_repository"]) / args["model_version"] / (config["default_model_filename"] or "model.plan")
+        )
         self._outputs = [tensor["name"] for tensor in config["output"]]
         try:
             self._plan = tensorrt.Plan(path.read_bytes())
@@ -53,7 +55,9 @@ class TritonPythonModel:
         asked = [set(request.requested_output_names()) for request in requests]
         wanted = [name for name in self._outputs if any(name in names for names in asked)]
         try:
-            whole = self._run({name: np.concatenate([feed[name] for feed in feeds]) for name in self._plan.inputs}, wanted)
+            whole = self._run(
+                {name: np.concatenate([feed[name] for feed in feeds]) for name in self._plan.inputs}, wanted
+            )
         except (BuilderError, ValueError) as error:
             return [pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error)))] * len(requests)
         ends = np.cumsum([len(feed[self._plan.inputs[0]]) for feed in feeds])[:-1]

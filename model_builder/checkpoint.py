@@ -190,13 +190,16 @@ def _integer(name: str, value: object, lowest: int, highest: int) -> int:
 
 
 def _check_targets(node: object, where: str) -> None:
-    """Refuse classes that are not NeMo's wherever the configuration names one to be made with the model."""
+    """Refuse classes that are not NeMo's, and values that are to be computed, in all that is made with the model."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in {"target", "_target_", "cls"} and not str(value).startswith(OWN_CLASSES):
                 raise CheckpointError(f"{where}.{key} names {str(value)[:200]!r}, which is not a class of NeMo")
             if key not in NOT_MADE:
                 _check_targets(value, f"{where}.{key}")
+    elif isinstance(node, str) and "${" in node and ":" in node:
+        # NeMo would resolve it, `${oc.env:SECRET}` for one, and a vocabulary may hold what comes of it.
+        raise CheckpointError(f"{where} is {node[:200]!r}, which would be computed while the model is loaded")
     elif isinstance(node, list):
         for index, value in enumerate(node):
             _check_targets(value, f"{where}[{index}]")

@@ -78,7 +78,7 @@ def unpack(source: Path, folder: Path) -> None:
         WorkFolderError: The folder cannot be written.
     """
     total = 0
-    limit = min(MAX_BYTES, MAX_EXPANSION * source.stat().st_size)
+    limit = min(MAX_BYTES, MAX_EXPANSION * _size(source))
     try:
         with tarfile.open(source, "r:*") as archive:
             for count, member in enumerate(archive, start=1):
@@ -105,6 +105,12 @@ def unpack(source: Path, folder: Path) -> None:
     for needed in (CONFIG, WEIGHTS):
         if not (folder / needed).is_file():
             raise CheckpointError(f"{source.name} holds no {needed}; is it a .nemo file written by NeMo's save_to?")
+
+
+def _size(source: Path) -> int:
+    if not source.is_file():
+        raise CheckpointError(f"{source} is not a file")
+    return source.stat().st_size
 
 
 def _write(target: Path, content: Any, size: int) -> None:  # noqa: ANN401 (tarfile's reader)

@@ -96,6 +96,9 @@ def main(
     results: Annotated[Path, typer.Argument(help="Folder for kills.json.")],
     *,
     kills: Annotated[int, typer.Option(help="How many builds to kill.")] = 50,
+    within: Annotated[
+        float | None, typer.Option(help="Latest moment in seconds.", show_default="as long as a build takes")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the moments.")] = 0,
 ) -> None:
     """Kill, look, build; exits with 1 when anything was left that should not be."""
@@ -110,7 +113,7 @@ def main(
         shutil.rmtree(run.work)
         killed = []
         for index in range(kills):
-            killed.append(run.kill_after(choice.uniform(0.2, length)))
+            killed.append(run.kill_after(choice.uniform(0.2, within or length)))
             typer.echo(f"{index + 1:3} {killed[-1]}")
             if (index + 1) % 10 == 0 or index + 1 == kills:
                 sound.append(run.build())
@@ -120,6 +123,7 @@ def main(
         "kills": kills,
         "seed": seed,
         "build_seconds": round(length, 1),
+        "within_seconds": round(within or length, 1),
         "during": dict(Counter(item["during"] for item in killed)),
         "visible_and_whole": sum(item["whole"] is True for item in killed),
         "visible_and_not_whole": sum(item["whole"] is False for item in killed),
@@ -129,7 +133,8 @@ def main(
         "each": killed,
         "versions": versions(),
         "cpu": f"{os.cpu_count()} cores, {platform.machine()}, shared",
-        "command": f"python tests/benchmarks/kills.py tests/benchmarks/results --kills {kills} --seed {seed}",
+        "command": f"python tests/benchmarks/kills.py tests/benchmarks/results --kills {kills} --seed {seed}"
+        + (f" --within {within:g}" if within else ""),
     }
     (results / "kills.json").write_text(json.dumps(record, indent=1) + "\n")
     if record["visible_and_not_whole"] or record["servers_left"] or not all(sound):

@@ -247,6 +247,11 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
         opened(path, tmp_path / "unpacked")
 
 
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.nemo is not a file"):
+        unpack(tmp_path / "absent.nemo", tmp_path / "unpacked")
+
+
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.nemo"
     path.touch()

@@ -77,8 +77,10 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
     digest = hashlib.sha256()
     utterances = []
     for path in files:
+        if not path.name.isprintable():
+            raise CheckAudioError(f"{folder} holds {path.name!r}; names of check audio must be printable")
         try:
-            signal = read(path)
+            signal = read(path, max_seconds=max_seconds)
         except AudioFileError as error:
             raise CheckAudioError(str(error)) from error
         if not MIN_SAMPLES <= signal.size <= max_seconds * SAMPLE_RATE:
@@ -97,6 +99,8 @@ def _transcripts(path: Path) -> dict[str, str]:
         return {}
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(entry["text"]) for name, entry in content.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        texts = {name: entry["text"] for name, entry in content.items()}
+        "".join(texts.values()).encode()  # texts all of them, and of characters that can be written
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckAudioError(f'{path} must be {{"file.wav": {{"text": "..."}}, ...}}: {error!r}') from error
+    return texts

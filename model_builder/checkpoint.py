@@ -78,7 +78,7 @@ def unpack(source: Path, folder: Path) -> None:
         WorkFolderError: The folder cannot be written.
     """
     total = 0
-    limit = min(MAX_BYTES, MAX_EXPANSION * source.stat().st_size)
+    limit = min(MAX_BYTES, MAX_EXPANSION * _size(source))
     try:
         with tarfile.open(source, "r:*") as archive:
             for count, member in enumerate(archive, start=1):
@@ -105,6 +105,12 @@ def unpack(source: Path, folder: Path) -> None:
     for needed in (CONFIG, WEIGHTS):
         if not (folder / needed).is_file():
             raise CheckpointError(f"{source.name} holds no {needed}; is it a .nemo file written by NeMo's save_to?")
+
+
+def _size(source: Path) -> int:
+    if not source.is_file():
+        raise CheckpointError(f"{source} is not a file")
+    return source.stat().st_size
 
 
 def _write(target: Path, content: Any, size: int) -> None:  # noqa: ANN401 (tarfile's reader)
@@ -190,13 +196,16 @@ def _integer(name: str, value: object, lowest: int, highest: int) -> int:
 
 
 def _check_targets(node: object, where: str) -> None:
-    """Refuse classes that are not NeMo's wherever the configuration names one to be made with the model."""
+    """Refuse classes that are not NeMo's, and values that are to be computed, in all that is made with the model."""
     if isinstance(node, dict):
         for key, value in node.items():
             if key in {"target", "_target_", "cls"} and not str(value).startswith(OWN_CLASSES):
                 raise CheckpointError(f"{where}.{key} names {str(value)[:200]!r}, which is not a class of NeMo")
             if key not in NOT_MADE:
                 _check_targets(value, f"{where}.{key}")
+    elif isinstance(node, str) and "${" in node and ":" in node:
+        # NeMo would resolve it, `${oc.env:SECRET}` for one, and a vocabulary may hold what comes of it.
+        raise CheckpointError(f"{where} is {node[:200]!r}, which would be computed while the model is loaded")
     elif isinstance(node, list):
         for index, value in enumerate(node):
             _check_targets(value, f"{where}[{index}]")

@@ -1,5 +1,6 @@
 """The command `model-builder`."""
 
+import hashlib
 import json
 import os
 import re
@@ -322,6 +323,7 @@ def inspect(
     """Show what an artifact or a checkpoint is."""
     from model_builder import artifact_store, checkpoint  # noqa: PLC0415
     from model_builder.progress import NullReporter  # noqa: PLC0415
+    from model_builder.resume import sha256_of  # noqa: PLC0415
     from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415
     from model_builder.storage import Storage  # noqa: PLC0415
 
@@ -333,6 +335,8 @@ def inspect(
                 )
             _show(
                 {
+                    "file": f"{target}  {Path(target).stat().st_size / 1e6:.1f} MB",
+                    "sha256": sha256_of(Path(target)),
                     "class": found.class_name,
                     "sample rate": found.sample_rate,
                     "mel bands": found.features,
@@ -343,11 +347,11 @@ def inspect(
             )
             return
         storage = Storage(target if "://" in target else Path(target).resolve().as_uri())
-        manifest, _ = artifact_store.read_manifest(storage)
+        manifest, content = artifact_store.read_manifest(storage)
         if json_log:
             print(manifest.to_json().decode(), end="")  # noqa: T201 (the result)
             return
-        _show(_artifact_rows(manifest), as_json=False)
+        _show(_artifact_rows(manifest) | {"manifest": hashlib.sha256(content).hexdigest()}, as_json=False)
 
 
 def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -358,6 +362,8 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "model": recipe.model_name,
         "build key": manifest.build_key,
         "engine": f"{recipe.engine}  {recipe.precision}  {recipe.frontend} front end  {recipe.wire}",
+        "accepted": f"WER up to {recipe.max_wer_increase_permille / 10:g} % above NeMo's  at least "
+        f"{recipe.min_token_agreement_permille / 10:g} % of tokens",
         "limits": f"{recipe.max_audio_seconds} s audio  batch {recipe.max_batch_size}",
         "checkpoint": f"{provenance.source}  sha256 {recipe.checkpoint_sha256[:12]}",
         "class": f"{provenance.checkpoint_class}  {provenance.parameters / 1e6:.2f} M parameters",

@@ -49,7 +49,7 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
             from nemo.utils import logging as nemo_logging  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f"NeMo cannot be imported ({error}); pip install 'asr-operator[builder]'") from error
-    nemo_logging.setLevel(logging.ERROR)
+    nemo_logging.setLevel(logging.CRITICAL)  # what it raises is told once, without its tracebacks
     return nemo_asr
 
 
@@ -78,8 +78,11 @@ class Checkpoint:
                 )
         except Exception as error:
             # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
-            first = str(error).strip().splitlines() or [type(error).__name__]
-            raise CheckpointError(f"NeMo cannot load the checkpoint: {first[0][:400]}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}") from error
+        for name, weight in model.state_dict().items():
+            if not weight.isfinite().all():
+                raise CheckpointError(f"the checkpoint's weight {name} holds NaN or infinity")
         self.model = model.eval()
         self.model.encoder.sync_max_audio_length = False
         if hasattr(self.model.encoder.pre_encode, "subsampling_conv_chunking_factor"):

@@ -137,7 +137,7 @@ def reported(work: Path) -> Iterator[Report]:
 
 
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
-    storage = Storage(options.storage)
+    storage = Storage(options.storage, create=True)
     audio = audio_set.load(options.check_audio, max_seconds=options.max_audio_seconds)
 
     with report.stage("fetch") as entry:

@@ -11,8 +11,9 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem } td, th { padding: .2rem .8rem .2rem 0; text-align: left;
 vertical-align: top } th { font-weight: 600 } code { font-size: 90%; overflow-wrap: anywhere } img { max-width: 100% }
-.published { color: #187a2f } .failed { color: #b3261e } .differs td { background: #fff3c4 }
+.published { color: #187a2f } .failed { color: #b3261e } .differs td { background: #fff3c4 } i { color: #888 }
 """
+SAME = "<i>the same</i>"
 
 
 def write(report: Mapping[str, Any], path: Path) -> None:
@@ -30,8 +31,13 @@ def render(report: Mapping[str, Any]) -> str:
         f"<h1>{_text(name)}: <span class='{_text(status)}'>{_text(status)}</span></h1>",
         f"<p><code>{_text(report['uri'])}</code></p>" if "uri" in report else "",
         f"<p>{_text(report['reason'])}: {_text(report['message'])}</p>" if "message" in report else "",
+        _section("Checkpoint", _table(_checkpoint(stages))),
         _section("Figures", _table(_figures(check, gate))),
-        _section("Time", _image(_timeline(stages))) if stages else "",
+        _section(
+            f"Time: {sum(float(stage.get('seconds', 0)) for stage in stages.values()):.1f} s", _image(_timeline(stages))
+        )
+        if stages
+        else "",
         _section("Differences from NeMo", _image(_differences(check["by_utterance"])))
         if "by_utterance" in check
         else "",
@@ -41,6 +47,21 @@ def render(report: Mapping[str, Any]) -> str:
     ]
     body = "\n".join(part for part in parts if part)
     return f"<!doctype html><meta charset=utf-8><title>{_text(name)}</title><style>{STYLE}</style>\n{body}\n"
+
+
+def _checkpoint(stages: Mapping[str, Any]) -> list[tuple[str, str]]:
+    fetched, inspected, exported = (stages.get(name, {}) for name in ("fetch", "inspect", "export"))
+    rows = []
+    if "sha256" in fetched:
+        rows += [
+            ("source", str(fetched["source"]) + (f", commit {fetched['revision']}" if fetched.get("revision") else "")),
+            ("file", f"{fetched['bytes'] / 1e6:.1f} MB, SHA-256 {fetched['sha256']}"),
+        ]
+    if "class" in inspected:
+        rows.append(("class", f"{inspected['class']}, {inspected['vocabulary']} vocabulary"))
+    if "parameters" in exported:
+        rows.append(("parameters", f"{exported['parameters'] / 1e6:.2f} million"))
+    return rows
 
 
 def _figures(check: Mapping[str, Any], gate: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -72,11 +93,16 @@ def _served_difference(gate: Mapping[str, Any]) -> str:
 
 
 def _transcripts(items: Sequence[Mapping[str, Any]]) -> str:
-    rows = [
-        f"<tr{' class=differs' if item['checkpoint'] != item['served'] else ''}><td>{_text(item['file'])}</td>"
-        f"<td>{_text(item['text'] or '')}</td><td>{_text(item['checkpoint'])}</td><td>{_text(item['served'])}</td></tr>"
-        for item in items
-    ]
+    """Those that differ first; what is the same as in the column before is not written again."""
+
+    def row(item: Mapping[str, Any]) -> str:
+        said, own, served = item["text"], item["checkpoint"], item["served"]
+        cells = ["" if said is None else _text(said), SAME if own == said else _text(own)]
+        cells.append(SAME if served == own else _text(served))
+        differs = "" if served == own else " class=differs"
+        return f"<tr{differs}><td>{_text(item['file'])}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+    rows = [row(item) for item in sorted(items, key=lambda item: item["checkpoint"] == item["served"])]
     return f"<table><tr><th>file<th>said<th>NeMo<th>served</tr>{''.join(rows)}</table>"
 
 

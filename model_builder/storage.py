@@ -67,11 +67,11 @@ class Stat:
 class Storage:
     """Objects below one location. Paths are relative, with slashes."""
 
-    def __init__(self, uri: str) -> None:
-        """Open a location.
+    def __init__(self, uri: str, *, create: bool = False) -> None:
+        """Open a location; a local folder is made when it is to be created.
 
         Raises:
-            SourceError: The URI is not one that object storage understands.
+            SourceError: The folder does not exist, or the URI is not one that object storage understands.
             StorageError: The CA bundle or the shared credentials file that the environment names is not usable.
         """
         scheme = urlsplit(uri).scheme
@@ -88,7 +88,7 @@ class Storage:
             "retry_config": RETRIES,
         }
         if scheme == "file":
-            options = {"mkdir": True}
+            options = {"mkdir": create}
         elif scheme in {"s3", "s3a"}:
             options |= _shared_credentials()
         try:

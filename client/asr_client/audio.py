@@ -17,14 +17,21 @@ class AudioFileError(ValueError):
     """The file is not audio that can be sent."""
 
 
-def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.int16]:
+def read(
+    source: Path | BinaryIO, *, name: str | None = None, max_seconds: float | None = None
+) -> npt.NDArray[np.int16]:
     """Read WAV, FLAC or another format of libsndfile: any rate, any number of channels (they are averaged).
+
+    Args:
+        source: The file.
+        name: What messages call it; its path if None.
+        max_seconds: Longest audio that is unpacked: a small FLAC can hold days of silence.
 
     Returns:
         [L] int16 at 16 kHz.
 
     Raises:
-        AudioFileError: Not audio, empty, not readable, or float samples that are not audio.
+        AudioFileError: Not audio, empty, too long, not readable, or float samples that are not audio.
     """
     import soundfile  # noqa: PLC0415 (loads libsndfile)
     import soxr  # noqa: PLC0415
@@ -33,7 +40,11 @@ def read(source: Path | BinaryIO, *, name: str | None = None) -> npt.NDArray[np.
     try:
         # Read here, not by libsndfile: it calls every failure to open a file "System error".
         content = source.read_bytes() if isinstance(source, Path) else source.read()
-        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+        with soundfile.SoundFile(io.BytesIO(content)) as file:
+            rate, seconds = file.samplerate, file.frames / file.samplerate
+            if max_seconds is not None and seconds > max_seconds:
+                raise AudioFileError(f"{shown}: is {seconds:.2f} s long, at most {max_seconds:g} s are taken")
+            samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise AudioFileError(f"{shown}: cannot be read as audio ({_reason(error)})") from error
     if samples.size == 0:

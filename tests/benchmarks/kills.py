@@ -2,7 +2,7 @@
 
     python tests/benchmarks/kills.py tests/benchmarks/results --kills 50
 
-Builds of the demo checkpoint are killed at uniformly distributed moments, some in a fresh work folder and some in the
+Builds of the demo checkpoint are killed at random moments of random stages, some in a fresh work folder and some in the
 one of the build before. After each kill: no artifact is visible (or, if the kill came after publishing, a whole one),
 and no Triton is left. After every tenth, a build must succeed and its artifact verify. Writes `kills.json`.
 """
@@ -29,6 +29,9 @@ from tests.support.s3 import S3Server, s3_server
 CHECKPOINT = Path(__file__).parents[1] / "demo" / "english_stt.nemo"
 FRESH = 0.6
 """Share of the builds that begin in an empty work folder; the others continue."""
+STAGES: tuple[str, ...] = ("start", "fetch", "load", "export", "frontend", "check", "repository", "gate", "publish")
+START_SECONDS = 2.0
+"""The command itself, before its first stage."""
 SURVIVORS_SECONDS = 30.0
 
 
@@ -62,29 +65,40 @@ class Run:
         self.prefixes += 1
         return done.returncode == 0
 
-    def kill_after(self, seconds: float) -> dict[str, Any]:
-        """Start a build and kill it; what it was doing, and what it left."""
-        log = self.work.with_suffix(".log")
-        with log.open("wb") as output:
-            process = subprocess.Popen(self.command(), env=self.environment, stdout=subprocess.DEVNULL, stderr=output)
-            try:
-                process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        tasks = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        last = tasks[-1] if tasks else {"message": "finished", "task": "start"}
-        during = str(last.get("task", last["message"]))
-        if process.returncode == 0:
-            during = "end"
-        elif last["message"] == "finished":
-            during = f"after {during}"
+    def kill(self, stage: str, seconds: float) -> dict[str, Any]:
+        """Start a build and kill it so many seconds after a stage has begun; what that left."""
+        process = subprocess.Popen(
+            self.command(), env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        if stage != "start":
+            for line in process.stderr:  # to its end, if the stage is one that an earlier build did
+                if f'"message": "started", "task": "{stage}"' in line:
+                    break
+        time.sleep(seconds)
+        process.kill()
+        tasks = [json.loads(line)["task"] for line in process.stderr.readlines() if '"message": "started"' in line]
+        process.wait()
         deadline = time.monotonic() + SURVIVORS_SECONDS
         while (alive := servers_over(self.work)) and time.monotonic() < deadline:
             time.sleep(0.1)
         visible = len(self.manifests())
-        whole = self.verified() if visible else None
-        return {"seconds": round(seconds, 2), "during": during, "visible": visible, "whole": whole, "alive": len(alive)}
+        during = "end" if process.returncode == 0 else [stage, *tasks][-1]
+        return {
+            "seconds": round(seconds, 3),
+            "during": during,
+            "visible": visible,
+            "whole": self.verified() if visible else None,
+            "alive": len(alive),
+        }
+
+    def lengths(self) -> dict[str, float]:
+        """Seconds that each stage takes, from a build that is left alone."""
+        done = subprocess.run(self.command(), env=self.environment, capture_output=True, text=True, check=True)
+        assert self.verified()
+        lines = [json.loads(line) for line in done.stderr.splitlines()]
+        found = {line["task"]: float(line["seconds"]) for line in lines if line["message"] == "finished"}
+        return {"start": START_SECONDS} | {stage: found[stage] for stage in STAGES[1:]}
 
     def build(self) -> bool:
         """A build that is left alone; whether it succeeded and its artifact is whole."""
@@ -102,28 +116,33 @@ def main(
     choice = random.Random(seed)  # noqa: S311 (moments, not secrets)
     with tempfile.TemporaryDirectory() as temporary, s3_server(Path(temporary)) as s3:
         run = Run(s3, Path(temporary))
-        started = time.monotonic()
-        sound = [run.build()]
-        length = time.monotonic() - started
+        lengths = run.lengths()
         shutil.rmtree(run.work)
-        killed = []
+        sound: list[bool] = []
+        killed: list[dict[str, Any]] = []
+        left = STAGES
         for index in range(kills):
-            killed.append(run.kill_after(choice.uniform(0.2, length)))
+            stage = choice.choice(left)
+            killed.append(run.kill(stage, choice.uniform(0, lengths[stage])))
+            during = str(killed[-1]["during"])
             typer.echo(f"{index + 1:3} {killed[-1]}")
+            left = STAGES[STAGES.index(during) :] if during in STAGES else STAGES
             if (index + 1) % 10 == 0 or index + 1 == kills:
                 sound.append(run.build())
-            if choice.random() < FRESH:
+                left = STAGES
+            if left == STAGES or killed[-1]["visible"] or choice.random() < FRESH:
                 shutil.rmtree(run.work, ignore_errors=True)
+                left = STAGES
     record = {
         "kills": kills,
         "seed": seed,
-        "build_seconds": round(length, 1),
+        "stage_seconds": lengths,
         "during": dict(Counter(item["during"] for item in killed)),
         "visible_and_whole": sum(item["whole"] is True for item in killed),
         "visible_and_not_whole": sum(item["whole"] is False for item in killed),
         "servers_left": sum(item["alive"] for item in killed),
-        "builds_afterwards": len(sound) - 1,
-        "builds_afterwards_that_verify": sum(sound[1:]),
+        "builds_afterwards": len(sound),
+        "builds_afterwards_that_verify": sum(sound),
         "each": killed,
         "versions": versions(),
         "cpu": f"{os.cpu_count()} cores, {platform.machine()}, shared",

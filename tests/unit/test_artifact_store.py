@@ -26,7 +26,7 @@ def repository(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Storage:
-    return Storage((tmp_path / "storage").as_uri())
+    return Storage((tmp_path / "storage").as_uri(), create=True)
 
 
 @pytest.fixture
@@ -145,3 +145,9 @@ def test_storage_that_refuses_connections_is_a_transient_error(monkeypatch: pyte
     with pytest.raises(StorageError, match=r"cannot read s3://bucket/prefix/manifest\.json") as caught:
         Storage("s3://bucket/prefix").read("manifest.json")
     assert caught.value.transient
+
+
+def test_looking_into_a_folder_that_is_not_there_does_not_make_it(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="absent"):
+        artifact_store.verify((tmp_path / "absent").as_uri(), reporter=QUIET)
+    assert not list(tmp_path.iterdir())

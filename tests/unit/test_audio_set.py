@@ -1,3 +1,5 @@
+import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +65,123 @@ def test_a_file_that_is_no_audio_is_refused_with_its_name(tmp_path: Path) -> Non
         audio_set.load(tmp_path, max_seconds=40)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a.wav": "text"}', '{"a.wav": {}}'])
+def wav(
+    *,
+    kind: int = 1,
+    channels: int = 1,
+    rate: int = 16_000,
+    bits: int = 16,
+    samples: bytes = b"\1\2" * 16_000,
+    **lies: int,
+) -> bytes:
+    """A WAV file of which any field may be wrong."""
+    width = channels * bits // 8 % 65_536
+    form = struct.pack("<HHIIHH", kind, channels, rate, rate * width % 2**32, lies.get("align", width), bits)
+    size = lies.get("size", len(samples))
+    return (
+        b"RIFF"
+        + struct.pack("<I", lies.get("riff", 36 + len(samples)))
+        + b"WAVEfmt "
+        + struct.pack("<I", lies.get("form", 16))
+        + form
+        + b"data"
+        + struct.pack("<I", size)
+        + samples
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        wav(channels=0),
+        wav(channels=65_535),
+        wav(rate=0),
+        wav(rate=1),
+        wav(rate=2**31 - 1),
+        wav(rate=2**32 - 1),
+        wav(bits=0),
+        wav(bits=64),
+        wav(kind=85),
+        wav(form=2**31),
+        wav(size=0),
+        wav()[:20],
+        wav(kind=3, bits=32, samples=struct.pack("<f", float("inf")) * 16_000),
+        wav(kind=3, bits=32, samples=struct.pack("<f", 1e30) * 16_000),
+    ],
+    ids=[
+        *(
+            "no channels",
+            "many channels",
+            "no rate",
+            "rate 1",
+            "high rate",
+            "highest rate",
+            "no bits",
+            "64 bits",
+            "MP3",
+        ),
+        *("long header", "no samples", "header only", "infinite", "loud"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "odd.wav").write_bytes(content)
+    with pytest.raises(CheckAudioError, match=r"odd\.wav"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        wav(size=2**32 - 1),
+        wav(riff=0),
+        wav(align=0),
+        wav(bits=8, samples=b"\x81" * 16_000),
+        wav(bits=24, samples=b"\0\0\1" * 16_000),
+        wav(kind=3, bits=32, samples=struct.pack("<f", 0.1) * 16_000),
+        wav(kind=3, bits=64, samples=struct.pack("<d", 0.1) * 16_000),
+    ],
+    ids=["long data", "short file", "no alignment", "8 bits", "24 bits", "32-bit float", "64-bit float"],
+)
+def test_other_encodings_and_harmless_lies_are_read(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.wav").write_bytes(content)
+    assert audio_set.load(tmp_path, max_seconds=40).utterances[0].signal.size == 16_000
+
+
+def test_hours_of_silence_in_a_small_file_are_refused_before_they_are_unpacked(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "odd.flac", np.zeros(3_600 * 16_000, dtype=np.int16), 16_000)
+    assert (tmp_path / "odd.flac").stat().st_size < 1_000_000
+    tracemalloc.start()
+    with pytest.raises(CheckAudioError, match=r"odd\.flac: is 3600\.00 s long, at most 40 s are taken"):
+        audio_set.load(tmp_path, max_seconds=40)
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_a_flac_that_is_cut_short_is_refused(tmp_path: Path, keep: float) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    soundfile.write(tmp_path / "odd.flac", noise, 16_000)
+    content = (tmp_path / "odd.flac").read_bytes()
+    (tmp_path / "odd.flac").write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(CheckAudioError, match=r"odd\.flac"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+@pytest.mark.parametrize("name", ["a\nb.wav", "a\udcff.wav", "\x1b[31m.wav"], ids=ascii)
+def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(wav())
+    with pytest.raises(CheckAudioError, match="must be printable"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", "null", "1e999", '{"a.wav": "text"}', '{"a.wav": {}}', '{"a.wav": {"text": null}}'),
+        *('{"a.wav": {"text": 5}}', '{"a.wav": {"text": ["x"]}}', '{"a.wav": {"text": "\\ud800"}}', "[" * 100_000),
+    ],
+    ids=lambda content: content[:30],
+)
 def test_texts_of_another_form_are_refused_with_the_right_one(tmp_path: Path, content: str) -> None:
     write(tmp_path, "a.wav", 1)
     (tmp_path / "transcripts.json").write_text(content)

@@ -216,6 +216,16 @@ def test_a_class_that_is_not_of_nemo_is_refused_by_name(
         opened(write(CONFIG | change), tmp_path / "unpacked")
 
 
+@pytest.mark.parametrize("value", ["${oc.env:AWS_SECRET_ACCESS_KEY}", "${ oc.env:HOME}", "a${${name}:HOME}"])
+def test_a_value_that_would_read_the_environment_is_refused(write: Write, tmp_path: Path, value: str) -> None:
+    with pytest.raises(CheckpointError, match=r"labels\[1\] is .*, which would be computed"):
+        opened(write(CONFIG | {"labels": ["a", value]}), tmp_path / "unpacked")
+
+
+def test_a_value_that_refers_to_another_is_read(write: Write, tmp_path: Path) -> None:
+    opened(write(CONFIG | {"train_rate": "${preprocessor.sample_rate}"}), tmp_path / "unpacked")
+
+
 def test_a_member_that_unpacks_to_ten_gigabytes_is_refused_before_it_is_written(tmp_path: Path) -> None:
     path = tmp_path / "bomb.nemo"
     with gzip.open(path, "wb") as file:
@@ -235,6 +245,11 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     subprocess.run(["tar", "--create", "--sparse", "--file", path, "--directory", tmp_path, "sparse"], check=True)
     with pytest.raises(CheckpointError, match="not a plain file"):
         opened(path, tmp_path / "unpacked")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"absent\.nemo is not a file"):
+        unpack(tmp_path / "absent.nemo", tmp_path / "unpacked")
 
 
 def test_an_empty_file_is_refused(tmp_path: Path) -> None:

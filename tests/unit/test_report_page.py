@@ -1,14 +1,17 @@
+import copy
 from html.parser import HTMLParser
+from typing import Any
 
-from model_builder.report_page import render
+from model_builder.report_page import SAME, render
 
-REPORT = {
+REPORT: dict[str, Any] = {
     "status": "published",
     "uri": "s3://bucket/english_stt/abc",
     "recipe": {"model_name": "english_stt", "precision": "FP32"},
     "versions": {"torch": "2.13.0"},
     "stages": {
-        "fetch": {"seconds": 0.1},
+        "fetch": {"seconds": 0.1, "source": "s3://in/english.nemo", "sha256": "ab" * 32, "bytes": 7_200_000},
+        "inspect": {"seconds": 0.1, "class": "EncDecCTCModelBPE", "vocabulary": "sentencepiece"},
         "check": {
             "seconds": 3.0,
             "reused": True,
@@ -53,8 +56,22 @@ def test_the_page_shows_what_was_measured() -> None:
     assert page.count("data:image/png;base64,") == 2
 
 
-def test_transcripts_that_differ_are_marked() -> None:
-    assert render(REPORT).count("class=differs") == 1
+def test_the_page_says_which_checkpoint_it_was_and_how_long_it_took() -> None:
+    page = render(REPORT)
+    for part in ("s3://in/english.nemo", f"7.2 MB, SHA-256 {'ab' * 32}", "EncDecCTCModelBPE", "Time: 5.2 s"):
+        assert part in page
+
+
+def test_transcripts_that_differ_are_marked_and_come_first() -> None:
+    report = copy.deepcopy(REPORT)
+    report["stages"]["gate"]["transcripts"].reverse()
+    page = render(report)
+    assert page.count("class=differs") == 1
+    assert page.index("a.wav") < page.index("b.wav")
+
+
+def test_what_is_the_same_is_not_written_again() -> None:
+    assert render(REPORT).count(SAME) == 2
 
 
 def test_what_a_model_wrote_cannot_become_markup() -> None:

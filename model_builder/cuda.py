@@ -61,7 +61,13 @@ def gpu() -> Gpu:
         GpuError: There is none, or no driver.
         MissingExtraError: The bindings are not installed.
     """
-    if not _call("cudaGetDeviceCount"):
+    try:
+        count = _call("cudaGetDeviceCount")
+    except GpuError as error:
+        raise GpuError(
+            f"no NVIDIA GPU can be used here; plans are built on the GPU that they are for: {error}"
+        ) from error
+    if not count:
         raise GpuError("this machine has no NVIDIA GPU; plans are built on the GPU that they are for")
     properties = _call("cudaGetDeviceProperties", 0)
     version = int(_call("cudaDriverGetVersion"))

@@ -1,7 +1,7 @@
 """Work on ONNX files: joining, precision, running. Adapter of onnx and onnxruntime."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +42,19 @@ def split(model: Path, frontend: Path, acoustic: Path, *, links: Mapping[str, st
     extractor = Extractor(joined)
     first = extractor.extract_model([item.name for item in joined.graph.input], between)
     second = extractor.extract_model(between, [item.name for item in joined.graph.output])
-    onnx.save(_renamed(first, dict(zip(between, links, strict=True))), frontend)
-    onnx.save(_renamed(second, dict(zip(between, links.values(), strict=True))), acoustic)
+    onnx.save(_renamed(first, lambda name: name.removeprefix(FRONTEND_PREFIX)), frontend)
+    back = dict(zip(between, links.values(), strict=True))
+    onnx.save(_renamed(second, lambda name: back.get(name, name)), acoustic)
 
 
-def _renamed(model: Any, names: Mapping[str, str]) -> Any:  # noqa: ANN401 (onnx's own)
-    for item in (*model.graph.input, *model.graph.output):
-        item.name = names.get(item.name, item.name)
-    for node in model.graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        node.output[:] = [names.get(name, name) for name in node.output]
+def _renamed(model: Any, rename: Callable[[str], str]) -> Any:  # noqa: ANN401 (onnx's own)
+    graph = model.graph
+    del graph.value_info[:]
+    for item in (*graph.input, *graph.output, *graph.initializer, *graph.node):
+        item.name = rename(item.name)
+    for node in graph.node:
+        node.input[:] = [rename(name) for name in node.input]
+        node.output[:] = [rename(name) for name in node.output]
     return model
 
 

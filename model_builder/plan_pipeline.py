@@ -69,8 +69,8 @@ def build(options: Options, reporter: Reporter) -> Published:
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     gpu = cuda.gpu()
     version = tensorrt.version()
-    _check_server(version, options.serving_tensorrt or triton.tensorrt_version())
-    storage = Storage(options.storage)
+    check_server(version, options.serving_tensorrt or triton.tensorrt_version())
+    storage = Storage(options.storage, create=True)
 
     source = Storage(options.artifact)
     manifest, _ = artifact_store.read_manifest(source, sha256=options.manifest_sha256)
@@ -197,7 +197,7 @@ def recipe_for(options: Options, manifest: Manifest, gpu: cuda.Gpu, version: str
     return Recipe.model_validate(manifest.recipe.model_dump() | changes)
 
 
-def _check_server(building: str, serving: str | None) -> None:
+def check_server(building: str, serving: str | None) -> None:
     """A plan runs on the TensorRT that built it: say so before an hour is spent.
 
     Raises:

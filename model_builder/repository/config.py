@@ -188,6 +188,7 @@ def _tensorrt(name: str, recipe: Recipe, served: Served, *, features: int, class
         outputs=[*tensors.ACOUSTIC, tensors.logprobs(classes)],
         max_batch_size=max(profile.batch for profile in served.plan),
     )
+    config.platform = "tensorrt_plan"  # without it Triton refuses to be told of profiles
     config.default_model_filename = PLAN_FILE
     # Whole batches come from the scheduler model, and what waits while the GPU is busy is joined without any delay.
     config.dynamic_batching.SetInParent()

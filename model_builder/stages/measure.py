@@ -107,8 +107,8 @@ def run(
         most = max(1, int(MEMORY_SHARE * cuda.free_memory() // max(1, memory * len(profiles))))
         concurrent = {1: 0.0} if quick or most < 2 else _instances(plan, profiles, inputs, task)  # noqa: PLR2004
         instances = max(concurrent, key=lambda count: concurrent[count])
-        kept = _kept(timings, max_batch_milliseconds)
-        best = max(kept, key=lambda timing: timing.rtfx)
+        used = kept(timings, max_batch_milliseconds)
+        best = max(used, key=lambda timing: timing.rtfx)
         alone = min(timings, key=lambda timing: (timing.batch, abs(timing.samples - 15 * SAMPLE_RATE)))
         task.note(
             f"best {best.rtfx:,.0f} audio s/s at {best.batch} x {best.samples / SAMPLE_RATE:g} s  "
@@ -117,7 +117,7 @@ def run(
     return {
         "token_agreement": agreement,
         "shapes": [
-            asdict(timing) | {"rtfx": round(timing.rtfx), "graph": timing.uses_graph, "used": timing in kept}
+            asdict(timing) | {"rtfx": round(timing.rtfx), "graph": timing.uses_graph, "used": timing in used}
             for timing in timings
         ],
         "audio_seconds_per_second_by_instances": {str(count): round(rate) for count, rate in concurrent.items()},
@@ -141,15 +141,15 @@ def served(figures: dict[str, Any], profiles: Sequence[Profile]) -> Served:
     )
 
 
-def _kept(timings: Sequence[Timing], max_milliseconds: float) -> list[Timing]:
+def kept(timings: Sequence[Timing], max_milliseconds: float) -> list[Timing]:
     """Shapes worth using: of each length the smallest batch, and larger ones that are faster and not too slow."""
-    kept: list[Timing] = []
+    found: list[Timing] = []
     for timing in sorted(timings, key=lambda item: (item.samples, item.batch)):
-        below = kept[-1] if kept and kept[-1].samples == timing.samples else None
+        below = found[-1] if found and found[-1].samples == timing.samples else None
         pays = below is not None and timing.rtfx > TIER_GAIN * below.rtfx and timing.milliseconds <= max_milliseconds
         if below is None or pays:
-            kept.append(timing)
-    return kept
+            found.append(timing)
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,8 +66,12 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     smallest = grid.shape_of(oldest).samples
     best: list[int] = []
     most = 0.0
-    for shape in grid.shapes:
-        floor = grid.min_fill * shape.samples
+    below = 0
+    for shape, following in zip(grid.shapes, (*grid.shapes[1:], None), strict=True):
+        # Whatever has no shorter shape of its own is taken, however short it is.
+        floor = min(grid.min_fill * shape.samples, below + 1)
+        if following is not None and following.samples > shape.samples:
+            below = shape.samples
         if shape.samples < smallest or (shape.samples > smallest and oldest < floor):
             continue
         # Of too many the oldest: a fifth less p95 than the nearest in length, for the same padding.

@@ -24,10 +24,13 @@ def test_a_batch_fits_its_shape(lengths: list[int]) -> None:
 
 
 @given(waiting)
-def test_all_but_the_oldest_fill_their_shape_well(lengths: list[int]) -> None:
+def test_all_but_the_oldest_fill_their_shape_well_or_have_no_shorter_one(lengths: list[int]) -> None:
     chosen = choose(lengths, GRID)
     padded = GRID.shape_of(max(lengths[index] for index in chosen)).samples
-    assert all(lengths[index] >= GRID.min_fill * padded for index in chosen[1:])
+    assert all(
+        lengths[index] >= GRID.min_fill * padded or GRID.shape_of(lengths[index]).samples == padded
+        for index in chosen[1:]
+    )
 
 
 @given(waiting)
@@ -56,3 +59,16 @@ def test_of_too_many_the_oldest_are_taken() -> None:
 def test_a_longer_shape_is_taken_when_it_gathers_more() -> None:
     grid = Grid((Shape(16_000, 8), Shape(20_000, 8)), min_fill=0.6)
     assert sorted(choose([16_000, 19_000, 19_500], grid)) == [0, 1, 2]
+
+
+MEASURED = Grid((Shape(160, 1, 1.0), Shape(160, 8, 3.0), Shape(160, 64, 12.0), Shape(320, 1, 1.5)), min_fill=0.7)
+
+
+def test_a_few_utterances_take_the_shape_that_gets_through_them_fastest() -> None:
+    assert choose([150, 150], MEASURED) == [0]  # two one by one are done sooner than a batch of eight
+    assert choose([150] * 8, MEASURED) == list(range(8))
+    assert choose([150] * 80, MEASURED) == list(range(64))
+
+
+def test_utterances_too_short_for_any_shape_of_their_own_still_share_a_batch() -> None:
+    assert choose([10] * 8, MEASURED) == list(range(8))

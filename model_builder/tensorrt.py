@@ -6,6 +6,7 @@ The network is strongly typed: precision is what the ONNX says, so that one path
 import importlib
 import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -185,7 +186,7 @@ def build(
         for name, (smallest, optimum, largest) in shapes.items():
             profile.set_shape(name, smallest, optimum, largest)
         config.add_optimization_profile(profile)
-    cache = _use_timing_cache(trt, config, timing_cache)
+    cache = _use_timing_cache(config, timing_cache)
     monitor = _monitor(trt, task, started + limits.seconds)
     config.progress_monitor = monitor
     plan = builder.build_serialized_network(network, config)
@@ -198,13 +199,14 @@ def build(
     return Built(bytes(plan), bytes(cache.serialize()) if cache else b"", time.monotonic() - started)
 
 
-def _use_timing_cache(trt: Any, config: Any, content: bytes) -> Any:  # noqa: ANN401
+def _use_timing_cache(config: Any, content: bytes) -> Any:  # noqa: ANN401
     """Start from `content` if this TensorRT on this GPU wrote it, else from nothing."""
-    cache = config.create_timing_cache(content)
-    if not cache or not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    return config.get_timing_cache() if trt else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TensorRT for RTX keeps the calls, which do nothing there
+        cache = config.create_timing_cache(content)
+        if not cache or not config.set_timing_cache(cache, ignore_mismatch=False):
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        return config.get_timing_cache()
 
 
 class Plan:

@@ -364,6 +364,7 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "engine": f"{recipe.engine}  {recipe.precision}  {recipe.frontend} front end  {recipe.wire}",
         "accepted": f"WER up to {recipe.max_wer_increase_permille / 10:g} % above NeMo's  at least "
         f"{recipe.min_token_agreement_permille / 10:g} % of tokens",
+        **_plan_rows(manifest),
         "limits": f"{recipe.max_audio_seconds} s audio  batch {recipe.max_batch_size}",
         "checkpoint": f"{provenance.source}  sha256 {recipe.checkpoint_sha256[:12]}",
         "class": f"{provenance.checkpoint_class}  {provenance.parameters / 1e6:.2f} M parameters",
@@ -375,6 +376,19 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "built": f"{provenance.built_at:%Y-%m-%d %H:%M} UTC",
         "versions": "  ".join(f"{name} {version}" for name, version in provenance.versions.items()),
         "files": f"{len(manifest.files)}  {manifest.size / 1e6:.1f} MB",
+    }
+
+
+def _plan_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
+    target = manifest.recipe.plan
+    if target is None:
+        return {}
+    used = [item for item in manifest.measurements["shapes"] if item["used"]]
+    best = max(used, key=lambda item: float(item["rtfx"]))
+    return {
+        "plan for": f"{target.gpu_product}  compute capability {target.compute_capability}  TensorRT {target.tensorrt}",
+        "GPU alone": f"{best['rtfx']:,} audio seconds a second in batches of {best['batch']} x "
+        f"{best['samples'] / 16_000:g} s  {len(used)} shapes",
     }
 
 

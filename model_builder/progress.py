@@ -6,12 +6,15 @@ The library calls a `Reporter`; only the command line chooses which.
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+PROGRESS_SECONDS = 30.0
+"""Between two lines of progress in a log: a plan takes minutes, and a silent pod looks like one that hangs."""
 
 
 class Task(Protocol):
@@ -76,16 +79,26 @@ class JsonReporter:
 
     @contextmanager
     def task(self, name: str, total: float | None = None) -> Iterator[Task]:
-        """Write a line when the task starts and when it ends."""
+        """Write a line when the task starts, now and then while it goes on, and when it ends."""
         started = time.monotonic()
         self._write("info", "started", task=name, total=total)
-        task = _JsonTask()
+        task = _JsonTask(lambda **fields: self._write("info", "progress", task=name, total=total, **fields))
         yield task
         self._write("info", "finished", task=name, seconds=round(time.monotonic() - started, 3), note=task.last)
 
 
 class _JsonTask(NullTask):
-    last: str | None = None
+    def __init__(self, write: Callable[..., None]) -> None:
+        self.last: str | None = None
+        self._write = write
+        self._done = 0.0
+        self._told = time.monotonic()
+
+    def advance(self, amount: float = 1) -> None:
+        self._done += amount
+        if time.monotonic() - self._told >= PROGRESS_SECONDS:
+            self._told = time.monotonic()
+            self._write(done=round(self._done, 1), note=self.last)
 
     def note(self, text: str) -> None:
         self.last = text

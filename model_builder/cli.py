@@ -71,6 +71,8 @@ ENGINES = {
     EngineChoice.tensorrt: Engine.TENSORRT,
     EngineChoice.both: Engine.BOTH,
 }
+MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
+"""Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
 
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
@@ -146,13 +148,15 @@ def build(
 
     Example: model-builder build --source english.nemo --name english_stt --storage s3://asr-models/prod
     """
-    from model_builder import audio_set, pipeline  # noqa: PLC0415
+    from model_builder import audio_set, pipeline, plan_pipeline  # noqa: PLC0415
 
     with_plan = ENGINES[engine].has_plan
     if precision is PrecisionChoice.bf16 and not with_plan:
         raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
     folder = work or _default_work() / name
     with _errors_told(termination_log, json_log=json_log):
+        if with_plan:
+            plan_pipeline.check_machine()  # before the checkpoint is exported in vain
         published = pipeline.build(
             pipeline.Options(
                 source=source,
@@ -172,8 +176,6 @@ def build(
             _reporter(json_log=json_log),
         )
         if with_plan:
-            from model_builder import plan_pipeline  # noqa: PLC0415
-
             published = plan_pipeline.build(
                 plan_pipeline.Options(
                     artifact=published.uri,
@@ -273,9 +275,13 @@ def plan(
 
 
 def _shape(text: str) -> tuple[float, int]:
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)x(\d+)", text)
-    if found is None or float(found[1]) <= 0 or int(found[2]) < 1:
-        raise typer.BadParameter(f"{text!r} is not seconds and batch, such as 15x64", param_hint="--shape")
+    found = re.fullmatch(r"(\d{1,4}(?:\.\d{1,4})?)x(\d{1,4})", text)
+    if found is None or not 0 < float(found[1]) <= MAX_SHAPE_SECONDS or not 1 <= int(found[2]) <= MAX_SHAPE_BATCH:
+        raise typer.BadParameter(
+            f"{text[:50]!r} is not seconds (up to {MAX_SHAPE_SECONDS}) and batch (up to {MAX_SHAPE_BATCH}), "
+            "such as 15x64",
+            param_hint="--shape",
+        )
     return float(found[1]), int(found[2])
 
 

@@ -1,9 +1,9 @@
 """NeMo's Conformer encoder arranged for inference engines: adapter of torch.
 
-The weights and the results are NeMo's; what differs is how engines like it (TensorRT runs it twice as fast). Padding is
-masked only where a kernel could read it (NeMo masks every layer of the subsampling, which keeps convolutions from
-being fused with what follows), and never by a product, so that whatever lies in the padding has no effect. The relative
-positions of all layers are one product over the slice of the table that this length needs, and the shift of
+The weights and the results are NeMo's; what differs is how engines like it: `tests/benchmarks/results/plans.json`.
+Padding is masked only where a kernel could read it (NeMo masks every layer of the subsampling, which keeps convolutions
+from being fused with what follows), and never by a product, so that whatever lies in the padding has no effect. The
+relative positions of all layers are one product over the slice of the table that this length needs, and the shift of
 Transformer-XL (Dai et al. 2019, appendix B) is a reshape without padding. Convolutions of width 1 are products, so that
 activations keep the layout [batch, steps, channels] throughout.
 """

@@ -8,42 +8,45 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr_serving import tensors
+
 Arrays = dict[str, npt.NDArray[Any]]
 
 FRONTEND_PREFIX = "frontend/"
 """Names of the mel graph's nodes and values start with it in the joined graph."""
+LINKS = (tensors.processed_signal(1).name, tensors.PROCESSED_SIGNAL_LENGTH.name)
+"""What the mel graph gives and the acoustic graph takes, by the same names."""
 
 
-def join(frontend: Path, acoustic: Path, target: Path, *, links: Mapping[str, str]) -> None:
+def join(frontend: Path, acoustic: Path, target: Path) -> None:
     """Put the mel graph in front of the acoustic graph.
 
     Args:
         frontend: ONNX file of the mel graph.
         acoustic: ONNX file of the acoustic graph.
         target: Where the joined model goes.
-        links: Outputs of the first to inputs of the second.
     """
     import onnx  # noqa: PLC0415
     from onnx import compose  # noqa: PLC0415
 
     first = compose.add_prefix(onnx.load(frontend), FRONTEND_PREFIX, rename_inputs=False, rename_edges=True)
     second = onnx.load(acoustic)
-    joined = compose.merge_models(first, second, io_map=[(FRONTEND_PREFIX + a, b) for a, b in links.items()])
+    joined = compose.merge_models(first, second, io_map=[(FRONTEND_PREFIX + name, name) for name in LINKS])
     onnx.save(joined, target)
 
 
-def split(model: Path, frontend: Path, acoustic: Path, *, links: Mapping[str, str]) -> None:
-    """Take a joined model apart again: the inverse of `join`, with the same `links`."""
+def split(model: Path, frontend: Path, acoustic: Path) -> None:
+    """Take a joined model apart again: the inverse of `join`."""
     import onnx  # noqa: PLC0415
     from onnx.utils import Extractor  # noqa: PLC0415
 
     joined = onnx.shape_inference.infer_shapes(onnx.load(model))  # the links need types to become inputs and outputs
-    between = [FRONTEND_PREFIX + name for name in links]
+    between = [FRONTEND_PREFIX + name for name in LINKS]
     extractor = Extractor(joined)
     first = extractor.extract_model([item.name for item in joined.graph.input], between)
     second = extractor.extract_model(between, [item.name for item in joined.graph.output])
     onnx.save(_renamed(first, lambda name: name.removeprefix(FRONTEND_PREFIX)), frontend)
-    back = dict(zip(between, links.values(), strict=True))
+    back = dict(zip(between, LINKS, strict=True))
     onnx.save(_renamed(second, lambda name: back.get(name, name)), acoustic)
 
 

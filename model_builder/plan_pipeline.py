@@ -67,9 +67,7 @@ def build(options: Options, reporter: Reporter) -> Published:
 
 
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
-    gpu = cuda.gpu()
-    version = tensorrt.version()
-    check_server(version, options.serving_tensorrt or triton.tensorrt_version())
+    gpu, version = check_machine(options.serving_tensorrt)
     storage = Storage(options.storage, create=True)
 
     source = Storage(options.artifact)
@@ -80,6 +78,9 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
         raise CheckAudioError(
             f"{options.check_audio} is not the check audio that the ONNX artifact was checked with; give that"
         )
+    geometry = plan_shapes.Geometry(manifest.model.hop, manifest.model.features, manifest.model.channels)
+    shapes = _shapes(options, recipe, geometry, gpu)
+    profiles = plan_shapes.profiles(shapes)
     report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(gpu), "build_key": build_key(recipe)}
     report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
     if found := artifact_store.find(storage, recipe):
@@ -94,9 +95,6 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     checked = onnx / names["onnx"] / VERSION / "model.onnx"
     vocabulary = Vocabulary.load(onnx / names["postprocessing"] / VERSION / "vocabulary.json")
     heard = check.load(onnx / REFERENCES)
-    geometry = plan_shapes.Geometry(manifest.model.hop, manifest.model.features, manifest.model.channels)
-    shapes = _shapes(options, recipe, geometry, gpu)
-    profiles = plan_shapes.profiles(shapes)
 
     graphs = options.work / "graphs"
     graphs.mkdir(exist_ok=True)
@@ -110,7 +108,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     )
     built = stage(
         "plan",
-        {"model": sha256_of(lowered), "shapes": shapes, "versions": versions(gpu), "level": options.limits.level},
+        {"model": sha256_of(lowered), "shapes": shapes, "versions": versions(gpu)},
         [planned],
         lambda: plan.run(
             lowered,
@@ -134,6 +132,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
             heard,
             recipe=recipe,
             facts=manifest.model,
+            lengths=sorted({samples for samples, _ in shapes}),
             max_batch_milliseconds=options.max_batch_milliseconds,
             quick=options.quick,
             reporter=reporter,
@@ -195,6 +194,18 @@ def recipe_for(options: Options, manifest: Manifest, gpu: cuda.Gpu, version: str
     )
     changes = {"engine": options.engine, "precision": options.precision, "plan": target}
     return Recipe.model_validate(manifest.recipe.model_dump() | changes)
+
+
+def check_machine(serving_tensorrt: str | None = None) -> tuple[cuda.Gpu, str]:
+    """The GPU and the TensorRT that plans are built with here.
+
+    Raises:
+        GpuError, MissingExtraError: There is none.
+        IncompatiblePlanError: The server has another TensorRT.
+    """
+    gpu, version = cuda.gpu(), tensorrt.version()
+    check_server(version, serving_tensorrt or triton.tensorrt_version())
+    return gpu, version
 
 
 def check_server(building: str, serving: str | None) -> None:

@@ -35,12 +35,10 @@ class Limits:
     Attributes:
         seconds: Of time; the build is stopped then.
         workspace: Bytes of GPU memory for the scratch space of one layer; None leaves it to TensorRT.
-        level: TensorRT's optimisation level, 0 to 5; None leaves it to TensorRT.
     """
 
     seconds: float = 3600.0
     workspace: int | None = None
-    level: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +174,6 @@ def build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     if limits.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limits.workspace)
-    if limits.level is not None:
-        config.builder_optimization_level = limits.level
     if compute_capability is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, "SM{}{}".format(*compute_capability)), 0)
@@ -251,7 +247,9 @@ class Plan:
         return Execution(self, profile)
 
     def choose(self, shapes: Mapping[str, Shape]) -> int:
-        """The profile for these shapes, by the rule of Triton's C++ backend: of those that hold them, the nearest.
+        """The profile for these shapes: of those that hold them, the nearest.
+
+        Triton's C++ backend measures nearness otherwise; profiles that do not overlap leave neither a choice.
 
         Raises:
             ValueError: No profile holds them.

@@ -33,8 +33,7 @@ def run(
             precise = acoustic.with_suffix(".fp16.onnx")
             onnx_graph.lower_precision(acoustic, precise, recipe.precision)
         if recipe.frontend is Frontend.NUMPY:
-            links = {tensor.name: tensor.name for tensor in (features, tensors.PROCESSED_SIGNAL_LENGTH)}
-            onnx_graph.join(mel, precise, model, links=links)
+            onnx_graph.join(mel, precise, model)
         else:
             shutil.copyfile(precise, model)
         result = onnx_graph.summary(model)

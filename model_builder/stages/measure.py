@@ -4,9 +4,10 @@ First the check audio goes through every profile in batches padded with noise, a
 Then each shape is timed, with and without a CUDA graph, and what pays is written into the configuration.
 """
 
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -72,11 +73,14 @@ def run(
     *,
     recipe: Recipe,
     facts: ModelFacts,
+    lengths: Sequence[int],
     max_batch_milliseconds: float,
     quick: bool,
     reporter: Reporter,
 ) -> dict[str, Any]:
     """Check and time all shapes; returns the figures, from which `served` makes the configuration.
+
+    `lengths` are the padded lengths in samples, shortest first.
 
     Raises:
         RejectedError: A shape gives NaN, a wrong length, or other tokens than NeMo.
@@ -86,7 +90,6 @@ def run(
     inputs = _Inputs(recipe, facts)
     agreement: dict[str, float | None] = {}
     timings: list[Timing] = []
-    lengths = sorted({profile.samples[2] for profile in profiles if profile.samples[0] == profile.samples[2]})
     with reporter.task("measure", len(profiles)) as task:
         for index, profile in enumerate(profiles):
             name = f"{profile.batch} x {profile.samples[1] / SAMPLE_RATE:g} s"
@@ -234,23 +237,20 @@ def _instances(plan: tensorrt.Plan, profiles: Sequence[Profile], inputs: _Inputs
     rates = {}
     for count in (1, 2):
         task.note(f"{count} at once")
-        executions = [plan.execution(index) for _ in range(count)]
-        done = [0] * count
-        until = time.monotonic() + CONCURRENT_SECONDS
-
-        def work(number: int, execution: tensorrt.Execution, done: list[int] = done, until: float = until) -> None:
-            while time.monotonic() < until:
-                execution.run(feed, [tensor.name for tensor in tensors.ACOUSTIC])
-                done[number] += 1
-
-        threads = [threading.Thread(target=work, args=item) for item in enumerate(executions)]
-        started = time.monotonic()
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        spent = time.monotonic() - started
-        for execution in executions:
-            execution.__exit__()
-        rates[count] = sum(done) * profile.batch * profile.samples[1] / SAMPLE_RATE / spent
+        with ExitStack() as stack:
+            executions = [stack.enter_context(plan.execution(index)) for _ in range(count)]
+            started = time.monotonic()
+            with ThreadPoolExecutor(count) as pool:
+                done = sum(pool.map(_repeat, executions, [feed] * count))
+            spent = time.monotonic() - started
+        rates[count] = done * profile.batch * profile.samples[1] / SAMPLE_RATE / spent
     return rates
+
+
+def _repeat(execution: tensorrt.Execution, feed: Arrays) -> int:
+    """How many batches it gets through in CONCURRENT_SECONDS."""
+    until, done = time.monotonic() + CONCURRENT_SECONDS, 0
+    while time.monotonic() < until:
+        execution.run(feed, [tensor.name for tensor in tensors.ACOUSTIC])
+        done += 1
+    return done

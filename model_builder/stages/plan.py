@@ -1,11 +1,11 @@
 """Stage `plan`: a TensorRT plan from the checked ONNX, for the GPU of this machine."""
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asr_serving import tensors
 from model_builder import onnx_graph, tensorrt
 from model_builder.artifact import ModelFacts
 from model_builder.errors import PlanError, StorageError
@@ -15,8 +15,6 @@ from model_builder.recipe import Frontend, PlanTarget, Precision, Recipe
 from model_builder.repository.config import input_dims
 from model_builder.storage import Storage
 
-LINKS = {tensor.name: tensor.name for tensor in (tensors.processed_signal(1), tensors.PROCESSED_SIGNAL_LENGTH)}
-
 
 def lower(model: Path, target: Path, *, recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """Write the checked FP32 model in the recipe's precision; the mel graph stays FP32."""
@@ -24,11 +22,11 @@ def lower(model: Path, target: Path, *, recipe: Recipe, reporter: Reporter) -> d
         folder = Path(temporary)
         acoustic, mel, lowered = folder / "acoustic.onnx", folder / "frontend.onnx", folder / "lowered.onnx"
         if recipe.precision is Precision.FP32:
-            target.write_bytes(model.read_bytes())
+            shutil.copyfile(model, target)
         elif recipe.frontend is Frontend.NUMPY:
-            onnx_graph.split(model, mel, acoustic, links=LINKS)
+            onnx_graph.split(model, mel, acoustic)
             onnx_graph.lower_precision(acoustic, lowered, recipe.precision)
-            onnx_graph.join(mel, lowered, target, links=LINKS)
+            onnx_graph.join(mel, lowered, target)
         else:
             onnx_graph.lower_precision(model, target, recipe.precision)
         result = onnx_graph.summary(target)

@@ -17,7 +17,6 @@ import platform
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -176,6 +175,7 @@ def main(  # noqa: PLR0917 (a command line)
             heard,
             recipe=recipe,
             facts=manifest.model,
+            lengths=sorted({samples for samples, _ in shapes}),
             max_batch_milliseconds=1000.0,
             quick=False,
             reporter=REPORTER,
@@ -191,7 +191,7 @@ def main(  # noqa: PLR0917 (a command line)
             folder,
             recipe=recipe,
             models={"tensorrt": planned},
-            served=replace(measure.served(figures, profiles)),
+            served=measure.served(figures, profiles),
             vocabulary=Vocabulary.load(artifact / names["postprocessing"] / VERSION / "vocabulary.json"),
             facts=manifest.model,
             references=artifact / REFERENCES,

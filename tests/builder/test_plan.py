@@ -120,8 +120,8 @@ def test_weights_are_in_the_precision_and_the_mel_graph_stays_fp32(
 
 def test_a_model_taken_apart_and_joined_again_gives_the_same(model: Path, tmp_path: Path) -> None:
     mel, acoustic, again = (tmp_path / name for name in ("mel.onnx", "acoustic.onnx", "again.onnx"))
-    onnx_graph.split(model, mel, acoustic, links=plan.LINKS)
-    onnx_graph.join(mel, acoustic, again, links=plan.LINKS)
+    onnx_graph.split(model, mel, acoustic)
+    onnx_graph.join(mel, acoustic, again)
     audio = np.random.default_rng(0).normal(0, 0.1, (2, 30_000)).astype(np.float32)
     feed = {"audio": audio, "audio_length": np.array([[30_000], [17_000]], dtype=np.int32)}
     before, after = onnx_graph.Session(model).run(feed), onnx_graph.Session(again).run(feed)
@@ -175,3 +175,24 @@ def test_without_a_gpu_a_plan_is_refused_with_its_own_exit_code_and_nothing_is_p
     assert done.returncode == 42
     assert "plans are built on the GPU that they are for" in done.stderr
     assert not (builder.s3.folder / "plans").exists()
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="gpu: this machine has one")
+def test_without_a_gpu_a_build_with_a_plan_is_refused_before_anything_is_exported(
+    builder: Builder, demo_checkpoint: Path, tmp_path: Path
+) -> None:
+    done = builder.run(
+        *("build", "--source", str(demo_checkpoint), "--name", "english_stt", "--engine", "tensorrt"),
+        *("--storage", f"{builder.s3.uri}/plans", "--work", str(tmp_path / "work")),
+    )
+    assert done.returncode == 42
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize(
+    "shape", ["15", "15x", "x64", "0x8", "15x0", "-1x8", "1e9x8", "99999x8", "15x9999", "9" * 500 + "x1"]
+)
+def test_a_shape_that_is_none_is_refused(builder: Builder, built: Built, shape: str) -> None:
+    done = builder.run("plan", built.uri, "--storage", f"{builder.s3.uri}/plans", f"--shape={shape}")
+    assert done.returncode == 2
+    assert "such as 15x64" in " ".join(done.stderr.replace("│", " ").split())

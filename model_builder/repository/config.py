@@ -63,12 +63,14 @@ class Served:
         plan: Profiles of the TensorRT plan, in its order; empty where there is none.
         instances: Of the TensorRT model: how many batches the GPU works on at once.
         graphs: Length in samples and batch of each shape that is started as a CUDA graph.
+        schedulers: Processes of the scheduler model, each with batches of its own: one does not keep a large GPU busy.
     """
 
     grid: Grid
     plan: tuple[Profile, ...] = ()
     instances: int = 1
     graphs: tuple[tuple[int, int], ...] = ()
+    schedulers: int = 1
 
 
 def model_configs(recipe: Recipe, *, served: Served, features: int, classes: int, hop: int) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def model_configs(recipe: Recipe, *, served: Served, features: int, classes: int
     )
     scheduler.input[0].allow_ragged_batch = True
     scheduler.dynamic_batching.SetInParent()
-    _on_cpu(scheduler, 1)
+    _on_cpu(scheduler, served.schedulers)
     # No warm-up: Triton refuses calls between models ("Server not ready") until every model is loaded. The acoustic
     # model has a warm-up of its own, and the server is ready only when all models are.
 
@@ -190,8 +192,8 @@ def _tensorrt(name: str, recipe: Recipe, served: Served, *, features: int, class
     )
     config.platform = "tensorrt_plan"  # without it Triton refuses to be told of profiles
     config.default_model_filename = PLAN_FILE
-    # Whole batches come from the scheduler model, and what waits while the GPU is busy is joined without any delay.
-    config.dynamic_batching.SetInParent()
+    # No dynamic batching: it knows one limit for all lengths, and joins two batches of long audio into one that no
+    # profile takes. Whole batches come from the scheduler model.
     config.instance_group.add(
         kind=model_config_pb2.ModelInstanceGroup.KIND_GPU,
         count=served.instances,

@@ -36,6 +36,8 @@ GRAPH_GAIN = 0.98
 TIER_GAIN = 1.05
 """A larger batch is used where its throughput is more than this over the next smaller one's."""
 CONCURRENT_SECONDS = 2.0
+SCHEDULERS = 2
+"""On an H200 two keep up a quarter more than one, and a third makes batches smaller (`tests/benchmarks/plans.py`)."""
 MEMORY_SHARE = 0.8
 """Of the GPU's free memory, for the contexts of all instances."""
 
@@ -142,6 +144,7 @@ def served(figures: dict[str, Any], profiles: Sequence[Profile]) -> Served:
         plan=tuple(profiles),
         instances=figures["instances"],
         graphs=tuple((item["samples"], item["batch"]) for item in used if item["graph"]),
+        schedulers=SCHEDULERS,
     )
 
 

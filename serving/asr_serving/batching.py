@@ -8,6 +8,8 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True, slots=True)
 class Shape:
@@ -62,9 +64,10 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     Returns:
         Indices into `lengths`; the first is always 0. They fit `grid.shape_of` their longest.
     """
+    sizes = np.asarray(lengths)
     oldest = lengths[0]
     smallest = grid.shape_of(oldest).samples
-    best: list[int] = []
+    best = np.zeros(0, dtype=np.intp)
     most = 0.0
     below = 0
     for shape, following in zip(grid.shapes, (*grid.shapes[1:], None), strict=True):
@@ -75,11 +78,11 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
         if shape.samples < smallest or (shape.samples > smallest and oldest < floor):
             continue
         # Of too many the oldest: a fifth less p95 than the nearest in length, for the same padding.
-        fits = [index for index in range(1, len(lengths)) if floor <= lengths[index] <= shape.samples]
-        chosen = [0, *fits[: shape.batch - 1]]
-        gain = float(len(chosen))
+        others = sizes[1:]
+        chosen = np.append(0, 1 + np.flatnonzero((floor <= others) & (others <= shape.samples))[: shape.batch - 1])
+        gain = float(chosen.size)
         if shape.milliseconds is not None:
-            gain = sum(lengths[index] for index in chosen) / shape.milliseconds
+            gain = float(sizes[chosen].sum()) / shape.milliseconds
         if gain > most:
             best, most = chosen, gain
-    return best
+    return list(best.tolist())

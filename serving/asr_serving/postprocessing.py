@@ -1,9 +1,11 @@
 """Triton model `postprocessing_N`: from best tokens to text."""
 
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from asr_serving import tensors, text
@@ -11,15 +13,15 @@ from asr_serving import tensors, text
 VOCABULARY_FILE = "vocabulary.json"
 
 
-def transcript_tensors(transcript: text.Transcript) -> list[Any]:
-    """The outputs of one utterance, each with a batch axis of 1."""
-    arrays = (
-        (tensors.DECODED_TEXTS, np.array([[transcript.text.encode()]], dtype=np.object_)),
-        (tensors.CONFIDENCE, np.array([[transcript.confidence]], dtype=np.float32)),
-        (tensors.WORDS, np.array([[word.encode() for word in transcript.words]], dtype=np.object_)),
-        (tensors.WORD_OFFSETS, transcript.offsets[None]),
-    )
-    return [pb_utils.Tensor(tensor.name, array) for tensor, array in arrays]
+def transcript_tensors(transcript: text.Transcript, wanted: Collection[str]) -> list[Any]:
+    """The outputs that the client asked for, each with a batch axis of 1."""
+    arrays: dict[tensors.Tensor, Callable[[], npt.NDArray[Any]]] = {
+        tensors.DECODED_TEXTS: lambda: np.array([[transcript.text.encode()]], dtype=np.object_),
+        tensors.CONFIDENCE: lambda: np.array([[transcript.confidence]], dtype=np.float32),
+        tensors.WORDS: lambda: np.array([[word.encode() for word in transcript.words]], dtype=np.object_),
+        tensors.WORD_OFFSETS: lambda: transcript.offsets[None],
+    }
+    return [pb_utils.Tensor(tensor.name, make()) for tensor, make in arrays.items() if tensor.name in wanted]
 
 
 class TritonPythonModel:
@@ -40,5 +42,5 @@ class TritonPythonModel:
         if tokens.size and not 0 <= tokens.min() <= tokens.max() <= self._vocabulary.blank:
             message = f"tokens must be between 0 and {self._vocabulary.blank}"
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, pb_utils.TritonError.INVALID_ARG))
-        transcript = text.transcribe(tokens[0], logprobs[0], int(length.item()), self._vocabulary)
-        return pb_utils.InferenceResponse(transcript_tensors(transcript))
+        (transcript,) = text.transcribe(tokens, logprobs, length[:, 0], self._vocabulary)
+        return pb_utils.InferenceResponse(transcript_tensors(transcript, request.requested_output_names()))

@@ -25,9 +25,10 @@ class TritonPythonModel:
     def _one(self, request: Any) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)
         signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
         try:
-            samples = audio.decode(signal, self._settings.limits)
+            samples = audio.checked(signal, self._settings.limits)
         except audio.AudioError as error:
             return pb_utils.InferenceResponse(error=pb_utils.TritonError(str(error), pb_utils.TritonError.INVALID_ARG))
-        batch, lengths = audio.pad([samples], self._settings.grid.shape_of(samples.size).samples)
+        # Memory of its own: answers are copied only when all requests of this call are done.
+        batch, lengths = audio.Batches().pad([samples], self._settings.grid.shape_of(samples.size).samples)
         feed = self._frontend(batch, lengths)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, array) for name, array in feed.items()])

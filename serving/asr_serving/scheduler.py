@@ -2,19 +2,20 @@
 
 Triton's own batcher closes a batch at the first request of another shape, so mixed lengths reach the acoustic model
 almost one by one. Here `execute` only takes requests in and returns; worker threads pick the next batch from all that
-wait (`batching.choose`), call the acoustic model, decode, and answer each request through its response sender. While
-every worker is busy the next batches gather; an idle server answers at once, without a queue delay.
+wait (`batching.choose`) and call the acoustic model; other threads decode what it gave and answer each request through
+its response sender. While every worker is busy the next batches gather; an idle server answers at once, without a queue
+delay.
 """
 
+import ctypes
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import triton_python_backend_utils as pb_utils
 
 from asr_serving import audio, batching, frontend, metrics, settings, tensors, text
@@ -22,26 +23,36 @@ from asr_serving.postprocessing import VOCABULARY_FILE, transcript_tensors
 
 ACOUSTIC_READY_SECONDS = 600.0
 """Triton refuses calls between models until all are loaded: requests that come before that wait this long."""
+ANSWERING_THREADS = 4
+"""An answer waits until the server has taken it: the acoustic model must not wait with it."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+REUSED_BYTES = 32 * 1024 * 1024
+"""Allocations up to this size, the largest that glibc takes, and eight times as much free memory, are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
-    samples: npt.NDArray[np.float32]
+    samples: audio.Samples
+    wanted: Collection[str]
     sender: Any
     since: float
 
 
 class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
+        _keep_freed_memory()
         folder = Path(args["model_repository"]) / args["model_version"]
         self._settings = settings.Settings.load(folder)
         self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
         self._frontend = frontend.load(self._settings.frontend, folder)
         self._counters = metrics.Counters(args["model_name"])
-        self._condition = threading.Condition()
+        lock = threading.Lock()
+        self._arrived = threading.Condition(lock)
+        self._room = threading.Condition(lock)
         self._waiting: list[_Waiting] = []
         self._stopping = False
         self._acoustic_answered = False
+        self._answering = ThreadPoolExecutor(ANSWERING_THREADS, thread_name_prefix="answer")
         self._workers = [
             threading.Thread(target=self._work, name=f"batch-{index}", daemon=True)
             for index in range(self._settings.in_flight)
@@ -55,56 +66,82 @@ class TritonPythonModel:
             sender = request.get_response_sender()
             try:
                 signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
-                accepted.append(_Waiting(audio.decode(signal, self._settings.limits), sender, time.monotonic()))
+                samples = audio.checked(signal, self._settings.limits)
+                accepted.append(_Waiting(samples, request.requested_output_names(), sender, time.monotonic()))
             except audio.AudioError as error:
                 self._counters.add(refused=1)
                 _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
-        with self._condition:
+        with self._room:
             # Back-pressure: past this point requests wait in Triton's queue, where its queue policy governs them.
-            self._condition.wait_for(lambda: self._stopping or len(self._waiting) < self._settings.max_pending)
+            self._room.wait_for(lambda: self._stopping or len(self._waiting) < self._settings.max_pending)
             self._waiting.extend(accepted)
-            self._condition.notify_all()
+            self._arrived.notify()
 
     def finalize(self) -> None:
-        with self._condition:
+        with self._arrived:
             self._stopping = True
-            self._condition.notify_all()
+            self._arrived.notify_all()
+            self._room.notify_all()
         for worker in self._workers:
             worker.join()
+        self._answering.shutdown()
         for waiting in self._waiting:
             _answer(waiting.sender, _error("the server is stopping", pb_utils.TritonError.UNAVAILABLE))
 
     def _work(self) -> None:
+        batches = audio.Batches()
         while batch := self._take():
+            taken_at = time.monotonic()
+            shape = self._settings.grid.shape_of(max(waiting.samples.size for waiting in batch))
             try:
-                responses = self._serve(batch)
+                inputs = self._frontend(*batches.pad([waiting.samples for waiting in batch], shape.samples))
+                outputs = self._call_acoustic([pb_utils.Tensor(name, array) for name, array in inputs.items()])
             except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
-                responses = [_error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)] * len(
-                    batch
-                )
-                self._counters.add(failed=len(batch))
-            for waiting, response in zip(batch, responses, strict=True):
-                _answer(waiting.sender, response)
+                self._answering.submit(self._fail, batch, error)
+            else:
+                if self._waiting:
+                    self._answering.submit(self._answer, batch, outputs, shape.samples, taken_at)
+                else:  # an idle server answers sooner without handing over
+                    self._answer(batch, outputs, shape.samples, taken_at)
 
     def _take(self) -> list[_Waiting]:
         """Wait for utterances and take the next batch; empty when the model is to stop."""
-        with self._condition:
-            self._condition.wait_for(lambda: self._stopping or self._waiting)
+        with self._arrived:
+            self._arrived.wait_for(lambda: self._stopping or self._waiting)
             if self._stopping:
                 return []
             indices = batching.choose([waiting.samples.size for waiting in self._waiting], self._settings.grid)
             batch = [self._waiting[index] for index in indices]
             taken = set(indices)
             self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in taken]
-            self._condition.notify_all()
+            if self._waiting:
+                self._arrived.notify()
+            self._room.notify()
             return batch
 
-    def _serve(self, batch: Sequence[_Waiting]) -> list[Any]:
-        taken_at = time.monotonic()
-        shape = self._settings.grid.shape_of(max(waiting.samples.size for waiting in batch))
-        transcripts = self._transcribe([waiting.samples for waiting in batch], shape.samples)
-        self._count(batch, shape.samples, taken_at)
-        return [pb_utils.InferenceResponse(transcript_tensors(transcript)) for transcript in transcripts]
+    def _answer(self, batch: Sequence[_Waiting], outputs: Any, samples: int, taken_at: float) -> None:  # noqa: ANN401
+        try:
+            tokens, logprobs, lengths = (
+                pb_utils.get_output_tensor_by_name(outputs, tensor.name).as_numpy() for tensor in tensors.ACOUSTIC
+            )
+            transcripts = text.transcribe(tokens, logprobs, lengths[:, 0], self._vocabulary)
+            responses = [
+                pb_utils.InferenceResponse(transcript_tensors(transcript, waiting.wanted))
+                for waiting, transcript in zip(batch, transcripts, strict=True)
+            ]
+        except Exception as error:  # noqa: BLE001
+            self._fail(batch, error)
+            return
+        # Counted first: whoever has an answer finds it in the metrics.
+        self._count(batch, samples, taken_at)
+        for waiting, response in zip(batch, responses, strict=True):
+            _answer(waiting.sender, response)
+
+    def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
+        self._counters.add(failed=len(batch))
+        response = _error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)
+        for waiting in batch:
+            _answer(waiting.sender, response)
 
     def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
         self._counters.add(
@@ -114,17 +151,6 @@ class TritonPythonModel:
             padded_audio_seconds=len(batch) * samples / tensors.SAMPLE_RATE,
             waiting_seconds=sum(taken_at - item.since for item in batch),
         )
-
-    def _transcribe(self, signals: Sequence[npt.NDArray[np.float32]], samples: int) -> list[text.Transcript]:
-        inputs = self._frontend(*audio.pad(signals, samples))
-        outputs = self._call_acoustic([pb_utils.Tensor(name, array) for name, array in inputs.items()])
-        tokens, logprobs, lengths = (
-            pb_utils.get_output_tensor_by_name(outputs, tensor.name).as_numpy() for tensor in tensors.ACOUSTIC
-        )
-        return [
-            text.transcribe(tokens[row], logprobs[row], int(lengths[row, 0]), self._vocabulary)
-            for row in range(len(signals))
-        ]
 
     def _call_acoustic(self, inputs: list[Any]) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)
         deadline = time.monotonic() + ACOUSTIC_READY_SECONDS
@@ -142,9 +168,20 @@ class TritonPythonModel:
             message = response.error().message()
             if self._acoustic_answered or "not ready" not in message or time.monotonic() > deadline:
                 raise RuntimeError(message)
-            with self._condition:
-                if self._condition.wait_for(lambda: self._stopping, timeout=0.1):
+            with self._room:
+                if self._room.wait_for(lambda: self._stopping, timeout=0.1):
                     raise RuntimeError(message)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc reuse the memory of audio instead of asking the kernel for new pages, which costs more than copying.
+
+    Other C libraries have no such settings, and are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, REUSED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, 8 * REUSED_BYTES)
 
 
 def _error(message: str, code: int) -> Any:  # noqa: ANN401

@@ -1,17 +1,21 @@
 """CTC greedy decoding: from best tokens to text, words with their times, and a confidence."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 """SentencePiece's mark for the start of a word."""
+NO_TOKEN = -1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Vocabulary:
     """Tokens of a CTC model; the blank follows the last one.
 
@@ -31,6 +35,12 @@ class Vocabulary:
     def blank(self) -> int:
         """Class of the blank."""
         return len(self.tokens)
+
+    @cached_property
+    def parts(self) -> tuple[tuple[str, ...], ...]:
+        """Each token's text between spaces."""
+        mark = SPACE if self.kind == "sentencepiece" else " "
+        return tuple(tuple(token.split(mark)) for token in self.tokens)
 
     def save(self, path: Path) -> None:
         """Write as JSON."""
@@ -67,45 +77,72 @@ class Transcript:
 
 
 def collapse(
-    tokens: npt.NDArray[np.int32], blank: int
-) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    tokens: npt.NDArray[np.int32], lengths: npt.NDArray[np.integer[Any]], blank: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.intp], npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """Merge repeats, then drop blanks (Graves et al. 2006, "Connectionist temporal classification", the map B).
 
     Args:
-        tokens: [T] best token of each step, blank included.
+        tokens: [B, T] best token of each step, blank included.
+        lengths: [B] valid steps.
         blank: Class of the blank.
 
     Returns:
-        Tokens [U] that remain, the first step of each run, and the step after its last.
+        Tokens [U] that remain of all rows, one row after the other; the row of each, the first step of its run, and the
+        step after its last.
     """
-    if tokens.size == 0:
-        empty = np.zeros(0, dtype=np.intp)
-        return tokens, empty, empty
-    starts = np.flatnonzero(np.concatenate(([True], tokens[1:] != tokens[:-1])))
-    ends = np.concatenate((starts[1:], [tokens.size]))
-    kept = tokens[starts] != blank
-    return tokens[starts][kept], starts[kept], ends[kept]
+    rows, steps = tokens.shape
+    # No run crosses from one row into the next: each row ends with a step that is no token.
+    flat = np.full((rows, steps + 1), NO_TOKEN, dtype=np.int32)
+    np.copyto(flat[:, :-1], tokens, where=np.arange(steps) < lengths[:, None])
+    flat = flat.reshape(-1)
+    starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
+    ends = np.concatenate((starts[1:], [flat.size]))
+    found = flat[starts]
+    kept = (found != blank) & (found != NO_TOKEN)
+    row, step = np.divmod(starts[kept], steps + 1)
+    return found[kept], row, step, ends[kept] - row * (steps + 1)
 
 
 def transcribe(
-    tokens: npt.NDArray[np.int32], token_logprobs: npt.NDArray[np.float32], encoded_length: int, vocabulary: Vocabulary
-) -> Transcript:
-    """Decode one utterance.
+    tokens: npt.NDArray[np.int32],
+    token_logprobs: npt.NDArray[np.float32],
+    lengths: npt.NDArray[np.integer[Any]],
+    vocabulary: Vocabulary,
+) -> list[Transcript]:
+    """Decode a batch of utterances.
 
     Args:
-        tokens: [T] int32 best token of each step; what lies beyond `encoded_length` is not read.
-        token_logprobs: [T] float32 natural log-probability of that token.
-        encoded_length: Valid steps.
+        tokens: [B, T] int32 best token of each step; what lies beyond the length is not read.
+        token_logprobs: [B, T] float32 natural log-probability of that token.
+        lengths: [B] valid steps.
         vocabulary: The model's tokens.
     """
-    valid = tokens[:encoded_length]
-    kept, starts, ends = collapse(valid, vocabulary.blank)
+    count, steps = tokens.shape
+    kept, row, starts, ends = collapse(tokens, lengths, vocabulary.blank)
+    valid = np.arange(steps) < lengths[:, None]
+    spoken = valid & (tokens != vocabulary.blank)
+    # Silence has the confidence of its blanks.
+    counted = np.where(spoken.any(axis=1, keepdims=True), spoken, valid)
+    sums = np.exp(token_logprobs, where=counted, out=np.zeros((count, steps), dtype=np.float32)).sum(axis=1)
+    totals = counted.sum(axis=1)
+    confidences = np.where(totals > 0, sums / np.maximum(totals, 1), 1.0).tolist()
+    bounds = np.searchsorted(row, np.arange(count + 1)).tolist()
+    runs = list(zip(kept.tolist(), starts.tolist(), ends.tolist(), strict=True))
+    transcripts = []
+    for confidence, first, last in zip(confidences, bounds[:-1], bounds[1:], strict=True):
+        words, offsets = _words(runs[first:last], vocabulary)
+        times = np.array(offsets, dtype=np.float32).reshape(-1, 2) * np.float32(vocabulary.step_seconds)
+        transcripts.append(Transcript(" ".join(words), confidence, tuple(words), times))
+    return transcripts
+
+
+def _words(runs: Sequence[tuple[int, int, int]], vocabulary: Vocabulary) -> tuple[list[str], list[tuple[int, int]]]:
+    """Words, and the first step of each and the one after its last, from tokens with theirs."""
     words: list[str] = []
     offsets: list[tuple[int, int]] = []
     spaces = 0  # before the part that comes
-    mark = SPACE if vocabulary.kind == "sentencepiece" else " "
-    for token, start, end in zip(kept.tolist(), starts.tolist(), ends.tolist(), strict=True):
-        for position, part in enumerate(vocabulary.tokens[token].split(mark)):
+    for token, start, end in runs:
+        for position, part in enumerate(vocabulary.parts[token]):
             spaces += position > 0
             if not part:
                 continue
@@ -116,13 +153,4 @@ def transcribe(
                 words.append(part)
                 offsets.append((start, end))
             spaces = 0
-
-    spoken = valid != vocabulary.blank
-    probabilities = np.exp(token_logprobs[:encoded_length])
-    chosen = probabilities[spoken] if spoken.any() else probabilities
-    return Transcript(
-        text=" ".join(words),
-        confidence=float(chosen.mean()) if chosen.size else 1.0,
-        words=tuple(words),
-        offsets=np.array(offsets, dtype=np.float32).reshape(-1, 2) * np.float32(vocabulary.step_seconds),
-    )
+    return words, offsets

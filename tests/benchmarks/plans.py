@@ -36,6 +36,7 @@ from model_builder.storage import Storage
 from tests.support.load import prometheus
 
 COMMAND = "python tests/benchmarks/plans.py artifact tests/benchmarks/results"
+CLIENTS = (64, 256, 512, 768, 1024)
 REPORTER = RichReporter()
 
 
@@ -134,7 +135,7 @@ def main(  # noqa: PLR0917 (a command line)
     artifact: Annotated[Path, typer.Argument(help="A fetched OnnxRuntime artifact.", exists=True, file_okay=False)],
     output: Annotated[Path, typer.Argument(help="Folder for plans.json and plans.png.")],
     shape: Annotated[list[str], typer.Option(help="Seconds and batch, such as 15x64; several.")],
-    clients: Annotated[int, typer.Option(help="Requests in flight.")] = 384,
+    clients: Annotated[list[int] | None, typer.Option(help="Requests in flight; several.")] = None,
     processes: Annotated[int, typer.Option(help="Client processes.")] = 8,
     seconds: Annotated[float, typer.Option(help="Length of each load.")] = 12.0,
 ) -> None:
@@ -204,7 +205,7 @@ def main(  # noqa: PLR0917 (a command line)
             one = load(server, name, (15.0, 15.0), clients=1, processes=1, seconds=min(4.0, seconds))
             add("gRPC, one client, 15 s", **one)
             longest = min(float(recipe.max_audio_seconds), shapes[-1][0] / SAMPLE_RATE)
-            for count in (clients // 4, clients):
+            for count in clients or CLIENTS:
                 many = load(server, name, (2.0, longest), clients=count, processes=processes, seconds=seconds)
                 add(f"gRPC, {count} clients, 2-{longest:g} s", **many)
     plot(records, output / "plans.png")

@@ -2,25 +2,25 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from asr_serving.audio import MIN_SAMPLES, AudioError, Limits, decode, pad
+from asr_serving.audio import MIN_SAMPLES, AudioError, Batches, Limits, checked
 
 LIMITS = Limits(max_samples=16_000)
 
 
 def test_int16_becomes_float_in_minus_one_to_one() -> None:
-    signal = np.full((1, MIN_SAMPLES), -32768, dtype=np.int16)
-    assert decode(signal, LIMITS).min() == -1.0
+    signal = checked(np.full((1, MIN_SAMPLES), -32768, dtype=np.int16), LIMITS)
+    assert Batches().pad([signal], MIN_SAMPLES)[0].min() == -1.0
 
 
 def test_float64_becomes_float32() -> None:
-    assert decode(np.full((1, MIN_SAMPLES), 0.5), LIMITS).dtype == np.float32
+    assert checked(np.full((1, MIN_SAMPLES), 0.5), LIMITS).dtype == np.float32
 
 
 def test_the_result_outlives_the_request() -> None:
     signal = np.zeros((1, MIN_SAMPLES), dtype=np.float32)
-    decoded = decode(signal, LIMITS)
+    samples = checked(signal, LIMITS)
     signal[:] = 1
-    assert not decoded.any()
+    assert not samples.any()
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,17 @@ def test_audio_that_cannot_be_transcribed_is_refused_with_a_reason(
     signal: npt.NDArray[np.generic], message: str
 ) -> None:
     with pytest.raises(AudioError, match=message):
-        decode(signal, LIMITS)
+        checked(signal, LIMITS)
 
 
 def test_padding_is_zero_and_lengths_are_true() -> None:
-    batch, lengths = pad([np.ones(3, dtype=np.float32), np.ones(5, dtype=np.float32)], 6)
+    batch, lengths = Batches().pad([np.ones(3, dtype=np.float32), np.ones(5, dtype=np.float32)], 6)
     assert batch.tolist() == [[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 0]]
     assert lengths.tolist() == [[3], [5]]
+
+
+def test_nothing_of_a_batch_is_left_in_the_next_one() -> None:
+    batches = Batches()
+    batches.pad([np.ones(6, dtype=np.float32)] * 2, 6)
+    batch, _ = batches.pad([np.full(1, 16384, dtype=np.int16)], 4)
+    assert batch.tolist() == [[0.5, 0, 0, 0]]

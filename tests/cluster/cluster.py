@@ -162,7 +162,7 @@ class ApiServer:
                 plan = Plan(self.folder, BINARY, "127.0.0.1", ports, services="10.96.0.0/24")
                 self._prepare(plan, users=("kube-controller-manager", "kube-scheduler"))
                 self._launch(components.control_plane(plan), None)
-            self._await_components()
+            self._await_components(components.control_plane(plan))
 
     def stop(self) -> None:
         """End all its processes and remove its folder. What is not there is no error."""
@@ -248,8 +248,8 @@ class ApiServer:
             )
         machine.save_process(self._process_file, self._supervisor.pid)
 
-    def _await_components(self) -> None:
-        for part in self._parts():
+    def _await_components(self, parts: list[Component]) -> None:
+        for part in parts:
             until(
                 functools.partial(self._works, part),
                 f"{part.name} to work",
@@ -303,9 +303,10 @@ class Cluster(ApiServer):
                 self._prepare(plan, users=NODE_USERS)
                 self._launch(components.control_plane(plan) + components.node(plan), _sandbox(plan))
                 self._connect(number)
-            self._await_components()
-            self.import_image(PAUSE_IMAGE)
+            self._await_components(components.control_plane(plan))
             self.apply(*components.system_objects(plan, self.folder.joinpath("pki/ca.crt").read_bytes()))
+            self._await_components(components.node(plan))
+            self.import_image(PAUSE_IMAGE)
             until(self._node_ready, f"node {components.NODE} to be ready")
             until(self._metrics_available, "metrics to be served")
 

@@ -114,7 +114,7 @@ def node(plan: Plan) -> list[Component]:
                 *("--tls-cert-file", str(plan.pki / "server.crt")),
                 *("--tls-private-key-file", str(plan.pki / "server.key")),
                 *("--kubelet-certificate-authority", str(plan.pki / "ca.crt")),
-                *("--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s"),
+                *("--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
             ],
             plan.url("metrics-server", "/livez"),
         ),
@@ -231,7 +231,7 @@ def _etcd(plan: Plan) -> Component:
             *("--initial-cluster", f"default={peer}", "--initial-cluster-token", "asr"),
             "--unsafe-no-fsync",  # a cluster for tests does not outlive its machine's power
         ],
-        f"{client}/health",
+        plan.url("kube-apiserver", "/readyz/etcd"),
     )
 
 
@@ -420,8 +420,6 @@ def _kubelet(plan: Plan) -> dict[str, object]:
         "cgroupRoot": f"/{plan.cgroup}",
         "failCgroupV1": False,
         "failSwapOn": False,
-        # The kernel's settings are the host's; the sandbox may not write them, and the kubelet takes that as it is.
-        "featureGates": {"KubeletInUserNamespace": True},
         "podLogsDir": str(plan.folder / "pod-logs"),
         "volumePluginDir": str(plan.folder / "kubelet/volume-plugins"),
         "imageGCHighThresholdPercent": 100,  # images are imported, and cannot be pulled again

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from tests.cluster import components, machine
+from tests.cluster import components, images, machine
 from tests.cluster.components import Component, Plan
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.pki import Authority, kubeconfig
@@ -25,12 +25,21 @@ from tests.cluster.supervisor import SANDBOX_FOLDER, STAY
 PROJECT = Path(__file__).parents[2]
 BINARY = PROJECT / ".cache" / "bin" / "kube-node"
 HELM = PROJECT / ".cache" / "bin" / "helm"
-PAUSE_IMAGE = PROJECT / ".cache" / "images" / "asr-pause.tar"
 DEFAULT_FOLDER = PROJECT / ".cache" / "cluster"
 MANIFESTS = Path(__file__).parent / "manifests"
 PLUGINS = Path("/usr/lib/cni")
 CONTROL_PLANE_PROGRAMS = ("openssl",)
-NODE_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "iptables", "ip", "unshare", "nsenter")
+NODE_PROGRAMS = (
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "runc",
+    "iptables",
+    "ip",
+    "unshare",
+    "nsenter",
+    "buildah",
+)
 CONTROL_PLANE_PORTS = ("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_PORTS = {  # in the sandbox all are free
     "etcd": 2379,
@@ -236,7 +245,17 @@ class ApiServer:
         specification = self.folder / "specification.json"
         content = {"folder": str(self.folder), "sandbox": sandbox, "components": [asdict(part) for part in parts]}
         specification.write_text(json.dumps(content, indent=2))
-        separate = ["unshare", "--mount", "--propagation", "slave", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        separate = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         with (self.folder / "logs" / "supervisor.log").open("wb") as log:
             self._supervisor = subprocess.Popen(
                 [*(separate if sandbox else []), sys.executable, "-m", "tests.cluster.supervisor", str(specification)],
@@ -297,7 +316,7 @@ class Cluster(ApiServer):
             raise ClusterError("a cluster with a node needs root; `ApiServer` does not")
         with self._undone_on_failure():
             with machine.starting():
-                self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, PAUSE_IMAGE, PLUGINS / "bridge")
+                self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, images.PAUSE, PLUGINS / "bridge")
                 number = self._free_network()
                 plan = _plan(self.folder, number)
                 self._prepare(plan, users=NODE_USERS)
@@ -306,7 +325,7 @@ class Cluster(ApiServer):
             self._await_components(components.control_plane(plan))
             self.apply(*components.system_objects(plan, self.folder.joinpath("pki/ca.crt").read_bytes()))
             self._await_components(components.node(plan))
-            self.import_image(PAUSE_IMAGE)
+            self.use_image("pause")
             until(self._node_ready, f"node {components.NODE} to be ready")
             until(self._metrics_available, "metrics to be served")
 
@@ -317,6 +336,11 @@ class Cluster(ApiServer):
         for path in PRIVATE:
             with suppress(OSError):  # another's, and not empty
                 Path(path).rmdir()
+
+    def use_image(self, name: str) -> str:
+        """Build one of `images.IMAGES` as far as it changed, give it to the node, and return its name for manifests."""
+        self.import_image(images.archive(name))
+        return images.reference(name)
 
     def import_image(self, archive: Path) -> None:
         """Give the node an image from a `docker-archive` or `oci-archive`."""

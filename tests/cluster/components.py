@@ -114,7 +114,14 @@ def node(plan: Plan) -> list[Component]:
                 *("--tls-cert-file", str(plan.pki / "server.crt")),
                 *("--tls-private-key-file", str(plan.pki / "server.key")),
                 *("--kubelet-certificate-authority", str(plan.pki / "ca.crt")),
-                *("--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s", "--kubelet-request-timeout", "5s"),
+                *(
+                    "--kubelet-preferred-address-types",
+                    "InternalIP",
+                    "--metric-resolution",
+                    "10s",
+                    "--kubelet-request-timeout",
+                    "5s",
+                ),
             ],
             plan.url("metrics-server", "/livez"),
         ),
@@ -349,7 +356,7 @@ state = "/run/containerd"
   address = "/run/containerd/containerd.sock"
 
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/asr-pause:1"
+  sandbox_image = "localhost/asr-pause:test"
   # Where CAP_SYS_RESOURCE is missing, lowering a score fails: "can't get final child's PID from pipe: EOF".
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true

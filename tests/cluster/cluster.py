@@ -324,6 +324,7 @@ class Cluster(ApiServer):
                 self._connect(number)
             self._await_components(components.control_plane(plan))
             self.apply(*components.system_objects(plan, self.folder.joinpath("pki/ca.crt").read_bytes()))
+            (self.folder / components.RIGHTS).touch()
             self._await_components(components.node(plan))
             self.use_image("pause")
             until(self._node_ready, f"node {components.NODE} to be ready")

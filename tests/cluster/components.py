@@ -11,6 +11,7 @@ from typing import Any
 
 NODE = "asr-node"
 DOMAIN = "cluster.local"
+RIGHTS = "state/rights"  # a file that says: what programs may do is in the API server now
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class Component:
         name: Also of its log, `logs/<name>.log`.
         command: Program and arguments.
         health: A URL that answers 200 when it works.
+        after: A file, relative to the state folder, that must be there before the first start.
     """
 
     name: str
     command: list[str]
     health: str
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def node(plan: Plan) -> list[Component]:
             "coredns",
             [binary, "coredns", "-conf", str(folder / "config/Corefile")],
             f"http://{plan.address}:8181/ready",
+            after=RIGHTS,
         ),
         Component(
             "metrics-server",
@@ -124,6 +128,7 @@ def node(plan: Plan) -> list[Component]:
                 ),
             ],
             plan.url("metrics-server", "/livez"),
+            after=RIGHTS,
         ),
     ]
 

@@ -1,7 +1,7 @@
-"""Images for the test cluster, from the project's own Dockerfiles, by buildah: `python -m tests.cluster.images NAME...`.
+"""Images for the test cluster, from the project's Dockerfiles, by buildah: `python -m tests.cluster.images NAME...`.
 
-Settings of this machine (package indexes, certificates, Debian's mirror) reach the builds as mounted files, and stay out
-of Dockerfiles and images. Layers are cached by buildah, so that a change of sources alone takes seconds.
+Settings of this machine (package indexes, certificates, Debian's mirror) reach the builds as mounted files, and stay
+out of Dockerfiles and images. Layers are cached by buildah, so that a change of sources alone takes seconds.
 """
 
 import argparse
@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.console import Console
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
@@ -211,11 +213,14 @@ def main() -> None:
     """Build the images that are named."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster.images", description=__doc__)
     parser.add_argument("names", nargs="+", choices=sorted(IMAGES), metavar="NAME", help=", ".join(IMAGES))
+    console = Console(highlight=False, markup=False, soft_wrap=True)
     for name in parser.parse_args().names:
         began = time.monotonic()
         path = archive(name)
         size = path.stat().st_size / 1e6
-        print(f"{reference(name):<32}{size:>8.0f} MB  {time.monotonic() - began:.0f} s  {os.path.relpath(path)}")
+        console.print(
+            f"{reference(name):<32}{size:>8.0f} MB  {time.monotonic() - began:.0f} s  {os.path.relpath(path)}"
+        )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import Any
 
 STAY = b"stay\n"
 SANDBOX_FOLDER = Path("/run/cluster")
-SETUP_SECONDS = 20.0
+SETUP_SECONDS, POLL_SECONDS = 20.0, 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 0.3, 5.0
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
 KUBELET_SETTINGS = (
@@ -53,6 +53,7 @@ class _Supervisor:
     def __init__(self, folder: Path, components: list[dict[str, Any]]) -> None:
         self._folder = folder
         self._commands = {component["name"]: component["command"] for component in components}
+        self._after = {component["name"]: folder / component["after"] for component in components if component["after"]}
         self._running: dict[int, str] = {}
         self._ends = dict.fromkeys(self._commands, 0)
         self._due = dict.fromkeys(self._commands, 0.0)
@@ -61,6 +62,9 @@ class _Supervisor:
         while True:
             now = time.monotonic()
             for name in [name for name, due in self._due.items() if due <= now]:
+                if name in self._after and not self._after[name].exists():
+                    self._due[name] = now + POLL_SECONDS
+                    continue
                 del self._due[name]
                 self._start(name)
             wait = max(0.0, min(self._due.values()) - time.monotonic()) if self._due else 3600.0

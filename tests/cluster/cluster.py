@@ -51,6 +51,7 @@ NODE_PORTS = {  # in the sandbox all are free
 }
 NODE_USERS = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "metrics-server")
 UPLINK = "uplink"
+CTR = ("ctr", "--namespace", "k8s.io")
 PRIVATE = ("/var/lib/cni", "/var/log/containers")  # written by libcni and the kubelet, wherever their state is
 MANY_ENDS = 6
 
@@ -339,19 +340,29 @@ class Cluster(ApiServer):
                 Path(path).rmdir()
 
     def use_image(self, name: str) -> str:
-        """Build one of `images.IMAGES` as far as it changed, give it to the node, and return its name for manifests."""
-        self.import_image(images.archive(name))
-        return images.reference(name)
+        """Build one of `images.IMAGES` as far as it changed, give it to the node, and return its name for manifests.
 
-    def import_image(self, archive: Path) -> None:
-        """Give the node an image from a `docker-archive` or `oci-archive`."""
-        self.node("ctr", "--namespace", "k8s.io", "images", "import", "--all-platforms", str(archive), seconds=600)
+        Raises:
+            ImageError: It cannot be built or imported.
+        """
+        identity, reference = images.build(name), images.reference(name)
+        if f"sha256:{identity}" not in self.node(*CTR, "images", "list", "--quiet"):
+            images.stream(name, self._inside(*CTR, "images", "import", "--all-platforms", "-"))
+            self._drop_archives()
+        return reference
+
+    def _drop_archives(self) -> None:
+        """Remove the layers' archives: unpacked, they are of no more use, and the builder's takes gigabytes."""
+        for line in self.node(*CTR, "content", "list").splitlines():
+            if "containerd.io/uncompressed=" in line:
+                self.node(*CTR, "content", "remove", line.split()[0])
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--target={self._sandbox_process()}", "--mount", "--net", "--pid", "--", *command]
 
     def node(self, *command: str, seconds: float = 60.0) -> str:
         """Run a program of the host's on the node, as root; returns what it prints."""
-        target = f"--target={self._sandbox_process()}"
-        inside = ["nsenter", target, "--mount", "--net", "--pid", "--", *command]
-        return machine.run(inside, environment={}, seconds=seconds)
+        return machine.run(self._inside(*command), environment={}, seconds=seconds)
 
     def pid(self, component: str) -> int:
         """Process id of a running component, as this machine counts."""

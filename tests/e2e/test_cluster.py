@@ -64,10 +64,12 @@ def ready(cluster: Cluster, namespace: str, name: str) -> None:
 
 @pytest.fixture
 def web(cluster: Cluster, namespace: str, image: str) -> str:
-    """A pod `web` that answers on 8080, behind a Service `site`; its namespace. (A pod's own name is its own address to it.)"""
-    cluster.apply(
-        pod("web", namespace, pod_spec(image, "python3", "-c", SERVER)), service("site", namespace, app="web")
-    )
+    """A pod `web` that answers on 8080, behind a Service `site`; its namespace.
+
+    The names differ, since a pod's own name leads it to itself without the Service.
+    """
+    server = pod("web", namespace, pod_spec(image, "python3", "-c", SERVER))
+    cluster.apply(server, service("site", namespace, app="web"))
     ready(cluster, namespace, "web")
     listening = "import urllib.request as u; u.urlopen('http://site', timeout=5); print('yes')"
     until(lambda: attempt(cluster, namespace, listening), "the pod to answer through its Service")

@@ -90,7 +90,6 @@ def build(name: str) -> str:
             *arguments,
             *("--file", str(image.dockerfile), str(image.context())),
         )
-    _buildah("rmi", "--prune")  # what this one replaces
     return printed.split()[-1]
 
 

@@ -64,9 +64,14 @@ images: cluster-setup ## Build the images of operator, model builder and a CPU T
 cluster-status: ## How each of its programs is
 	@python -m tests.cluster status
 
-lock: $(UV) ## Resolve requirements.lock anew from pyproject.toml
-	@$(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
-	  --no-annotate --no-header --extra builder --extra client --extra operator --extra dev pyproject.toml -o requirements.lock
+LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+  --no-annotate --no-header pyproject.toml
+
+lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
+	@$(LOCK) --extra builder --extra client --extra operator --extra dev -o requirements.lock
+	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
+	@for image in operator builder; do \
+	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
 
 clean: ## Remove the environment and all caches of this folder
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -39,7 +39,7 @@ setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests
 demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
 	@python -m tests.demo.demo
 
-test: setup lint ## All that this machine can run: style, types, layers, unit and builder tests
+test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest
 
 lint: setup ## Style, types and layers

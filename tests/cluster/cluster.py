@@ -314,7 +314,7 @@ class Cluster(ApiServer):
             ClusterError: Something is missing, or runs there already, or does not start.
         """
         if os.geteuid() != 0:
-            raise ClusterError("a cluster with a node needs root; `ApiServer` does not")
+            raise ClusterError("a cluster with a node needs root: run this as root (`sudo`); `ApiServer` does not")
         with self._undone_on_failure():
             with machine.starting():
                 self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, images.PAUSE, PLUGINS / "bridge")

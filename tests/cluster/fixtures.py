@@ -14,7 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Say at once what cannot run, not after 20 minutes; nothing is skipped silently."""
     if os.geteuid() != 0 and any("cluster" in getattr(item, "fixturenames", ()) for item in items):
         raise pytest.UsageError(
-            "tests that start a Kubernetes node need root: run them as root, or leave them out with `--ignore=tests/e2e`"
+            "tests that start a Kubernetes node need root: run as root, or leave them out with `--ignore=tests/e2e`"
         )
 
 

@@ -26,7 +26,6 @@ PROJECT = Path(__file__).parents[2]
 BINARY = PROJECT / ".cache" / "bin" / "kube-node"
 HELM = PROJECT / ".cache" / "bin" / "helm"
 DEFAULT_FOLDER = PROJECT / ".cache" / "cluster"
-MANIFESTS = Path(__file__).parent / "manifests"
 PLUGINS = Path("/usr/lib/cni")
 CONTROL_PLANE_PROGRAMS = ("openssl",)
 NODE_PROGRAMS = (

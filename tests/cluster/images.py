@@ -6,6 +6,8 @@ out of Dockerfiles and images. Layers are cached by buildah, so that a change of
 
 import argparse
 import configparser
+import fcntl
+import functools
 import re
 import shutil
 import subprocess
@@ -15,13 +17,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
+STORAGE = FOLDER / "storage"
 PIP_PYTHON = PROJECT / ".cache" / "bootstrap" / "bin" / "python"  # the environment itself has no pip
 PROGRAMS = PROJECT / ".cache" / "bin"
 PAUSE = FOLDER / "pause" / "pause"
@@ -60,30 +62,26 @@ def reference(name: str) -> str:
     return f"{PREFIX}/asr-{name}:{TAG}"
 
 
-def stream(name: str, command: Sequence[str]) -> None:
-    """Pipe a built image as a `docker-archive` into a command. No copy on disk: the builder's is 6.6 GB.
-
-    Raises:
-        ImageError: Either end fails.
-    """
-    push = _command("push", "--quiet", reference(name), f"docker-archive:/dev/stdout:{reference(name)}")
-    with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source:
-        done = subprocess.run(command, check=False, stdin=source.stdout, capture_output=True, text=True)
-        said = source.communicate()[1].decode(errors="replace")
-    if source.returncode or done.returncode:
-        raise ImageError(f"{reference(name)} could not be handed over:\n{said}{done.stderr}"[-4000:])
-
-
+@functools.cache
 def build(name: str) -> str:
-    """Build an image, and what it builds on, as far as they changed; returns its id.
+    """Build an image, and what it builds on, as far as they changed, once a process; returns its id.
 
     Raises:
         ImageError: A build fails.
     """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _buildah("rm", "--all")  # of a build that was killed: nobody else builds now
+        return _build(name)
+
+
+@functools.cache
+def _build(name: str) -> str:
     image = IMAGES[name]
     arguments: list[str] = []
     if image.base:
-        build(image.base)
+        _build(image.base)
         arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}"]
     with _settings() as volumes:
         printed = _buildah(
@@ -95,12 +93,13 @@ def build(name: str) -> str:
     return printed.split()[-1]
 
 
-def _command(*arguments: str) -> list[str]:
-    return ["buildah", "--root", str(FOLDER / "storage"), "--runroot", str(FOLDER / "run"), *arguments]
-
-
 def _buildah(*arguments: str) -> str:
-    done = subprocess.run(_command(*arguments), check=False, capture_output=True, text=True)
+    """Run buildah with mounts of its own, so that none is left whatever happens to it."""
+    alone = ("unshare", "--mount", "--propagation", "slave", "--")
+    with tempfile.TemporaryDirectory() as mounted:
+        # The driver is named because `image_store` reads what it writes.
+        where = ("--root", str(STORAGE), "--runroot", mounted, "--storage-driver", "overlay")
+        done = subprocess.run([*alone, "buildah", *where, *arguments], check=False, capture_output=True, text=True)
     if done.returncode:
         raise ImageError(f"buildah {arguments[0]} failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return done.stdout
@@ -220,9 +219,9 @@ IMAGES = {
     "base": Image(DOCKERFILES / "base.Dockerfile", None, _base_context),
     "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project),
     "triton": Image(DOCKERFILES / "triton.Dockerfile", "base", _triton_context),
-    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", partial(_program_context, "s3", "versitygw")),
+    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", functools.partial(_program_context, "s3", "versitygw")),
     "prometheus": Image(
-        DOCKERFILES / "prometheus.Dockerfile", "base", partial(_program_context, "prometheus", "prometheus", "promtool")
+        DOCKERFILES / "prometheus.Dockerfile", "base", functools.partial(_program_context, "prometheus", "prometheus", "promtool")
     ),
     "builder": Image(PROJECT / "model_builder" / "Dockerfile", "triton", _project),
 }

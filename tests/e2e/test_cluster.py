@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import machine, nodes
+from tests.cluster import images, machine, nodes
 from tests.cluster.cluster import BINARY, PROJECT, ApiServer, Cluster
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.pods import await_ready, pod, pod_spec, run_to_end, service
@@ -243,3 +243,20 @@ def test_the_kernel_settings_and_rules_of_the_host_are_left_alone(cluster: Clust
     assert Path("/proc/sys/kernel/panic").read_text().strip() != "10"
     assert "KUBE-SERVICES" in cluster.node("iptables-save", "-t", "nat")
     assert "KUBE-" not in machine.run(["iptables-save", "-t", "nat"], environment={})
+
+
+def test_layers_reach_the_node_as_they_were_built(
+    cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a layer removed or changed, folders that it made anew, links and modes."""
+    (tmp_path / "Dockerfile").write_text("""ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+RUN mkdir -m 0750 /layers && cd /layers && mkdir anew && echo 1 >anew/old && echo 1 >changed && echo 1 >removed
+RUN cd /layers && rm -r anew removed && mkdir anew && echo 2 >anew/new && echo 2 >changed && ln changed hard \\
+ && ln -s changed soft && chown -R 65532:65532 /layers && chmod 4711 changed
+""")
+    monkeypatch.setitem(images.IMAGES, "layers", images.Image(tmp_path / "Dockerfile", "base", lambda: tmp_path))
+    show = "cd /layers && find . | sort | xargs stat -c '%N %a' && cat hard && [ hard -ef changed ]"
+    assert run_to_end(cluster, namespace, "shows", pod_spec(cluster.use_image("layers"), "sh", "-c", show)) == (
+        "'.' 750\n'./anew' 755\n'./anew/new' 644\n'./changed' 4711\n'./hard' 4711\n'./soft' -> 'changed' 777\n2\n"
+    )

@@ -355,7 +355,8 @@ class Cluster(ApiServer):
 
     def _take_over(self, image: StoredImage, reference: str) -> None:
         """Let containerd have an image's layers by hard links, then the rest of it by an import."""
-        chains, known = image.chains(), self.node(*SNAPSHOTS, "list")
+        chains = image.chains()
+        known = {line.split()[0] for line in self.node(*SNAPSHOTS, "list").splitlines()}
         for layer, chain, below in zip(image.layers, chains, ["", *chains], strict=False):
             if chain in known:
                 continue
@@ -363,13 +364,20 @@ class Cluster(ApiServer):
             if draft in known:  # of a call that was interrupted
                 self.node(*SNAPSHOTS, "remove", draft)
             self.node(*SNAPSHOTS, "prepare", draft, *([below] if below else []))
-            (place,) = re.findall(r"(?:source=|upperdir=| )(/run/cluster/\S+?/fs)[ ,\n]", self.node(*SNAPSHOTS, "mounts", "/mnt", draft))
-            link_tree(layer.folder, self.folder / Path(place).relative_to(SANDBOX_FOLDER))
+            # The command that would mount it: a bind mount of the lowest layer's folder, else an overlay.
+            place = re.search(r"upperdir=([^,\s]+)|-t bind (\S+)", self.node(*SNAPSHOTS, "mounts", "/mnt", draft))
+            if place is None:
+                raise ClusterError(f"containerd does not say where the layer {chain} goes")
+            link_tree(layer.folder, self._outside(Path(place[1] or place[2])))
             self.node(*SNAPSHOTS, "commit", chain, draft)
         archive = self.folder / "image.tar"
         image.write_archive(archive, reference)
         self.node(*CTR, "images", "import", "--all-platforms", str(SANDBOX_FOLDER / archive.name))
         archive.unlink()
+
+    def _outside(self, path: Path) -> Path:
+        """The host's path of what programs in the sandbox see as `path`."""
+        return self.folder / path.relative_to(SANDBOX_FOLDER)
 
     def _inside(self, *command: str) -> list[str]:
         return ["nsenter", f"--target={self._sandbox_process()}", "--mount", "--net", "--pid", "--", *command]

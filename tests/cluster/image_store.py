@@ -77,6 +77,14 @@ class StoredImage:
                 archive.addfile(member, io.BytesIO(content))
 
 
+def identity(storage: Path, reference: str) -> str | None:
+    """The id of the image with a name; `None` when there is none."""
+    if not (index := storage / "overlay-images/images.json").exists():
+        return None
+    found = (image["id"] for image in json.loads(index.read_text()) if reference in image.get("names", []))
+    return next(found, None)
+
+
 def read(storage: Path, identity: str) -> StoredImage:
     """Find an image by its id.
 

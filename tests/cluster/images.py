@@ -21,6 +21,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tests.cluster import image_store
+
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
 STORAGE = FOLDER / "storage"
@@ -50,11 +52,13 @@ class Image:
         dockerfile: Path of it.
         base: Name of the image that it builds on, `BASE_IMAGE`.
         context: Makes the folder that it is built from, and returns it.
+        stages: Names of the Dockerfile's stages but for the last. They are tagged, so that their layers stay.
     """
 
     dockerfile: Path
     base: str | None
     context: Callable[[], Path]
+    stages: tuple[str, ...] = ()
 
 
 def reference(name: str) -> str:
@@ -73,7 +77,10 @@ def build(name: str) -> str:
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         _buildah("rm", "--all")  # of a build that was killed: nobody else builds now
-        return _build(name)
+        before = image_store.identity(STORAGE, reference(name))
+        if (identity := _build(name)) != before:
+            _buildah("rmi", "--prune")  # what no image with a name is made of
+        return identity
 
 
 @functools.cache
@@ -84,13 +91,15 @@ def _build(name: str) -> str:
         _build(image.base)
         arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}"]
     with _settings() as volumes:
-        printed = _buildah(
-            *("bud", "--quiet", "--layers", "--isolation", "chroot", "--pull-never", "--tag", reference(name)),
-            *(f"--volume={volume}" for volume in volumes if image.base),
-            *arguments,
-            *("--file", str(image.dockerfile), str(image.context())),
-        )
-    return printed.split()[-1]
+        arguments += [f"--volume={volume}" for volume in volumes if image.base]
+        for stage in image.stages:
+            _run_build(image, f"--target={stage}", f"--tag={reference(f'{name}-{stage}')}", *arguments)
+        return _run_build(image, f"--tag={reference(name)}", *arguments)
+
+
+def _run_build(image: Image, *arguments: str) -> str:
+    how = ("bud", "--quiet", "--layers", "--isolation", "chroot", "--pull-never", "--file", str(image.dockerfile))
+    return _buildah(*how, *arguments, str(image.context())).split()[-1]
 
 
 def _buildah(*arguments: str) -> str:
@@ -187,13 +196,17 @@ def _triton_context() -> Path:
     return folder
 
 
-def _program_context(name: str, *programs: str) -> Path:
+def _programs(image: str, *programs: str) -> Callable[[], Path]:
+    return functools.partial(_program_context, image, programs)
+
+
+def _program_context(image: str, programs: Sequence[str]) -> Path:
     """Programs that `make cluster-setup` built.
 
     Raises:
         ImageError: One is missing.
     """
-    folder = FOLDER / name
+    folder = FOLDER / image
     folder.mkdir(parents=True, exist_ok=True)
     for program in programs:
         if not (PROGRAMS / program).exists():
@@ -217,11 +230,11 @@ def locked(lock: str, names: Sequence[str]) -> str:
 IMAGES = {
     "pause": Image(DOCKERFILES / "pause.Dockerfile", None, _pause_context),
     "base": Image(DOCKERFILES / "base.Dockerfile", None, _base_context),
-    "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project),
+    "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project, stages=("build",)),
     "triton": Image(DOCKERFILES / "triton.Dockerfile", "base", _triton_context),
-    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", functools.partial(_program_context, "s3", "versitygw")),
+    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", _programs("s3", "versitygw")),
     "prometheus": Image(
-        DOCKERFILES / "prometheus.Dockerfile", "base", functools.partial(_program_context, "prometheus", "prometheus", "promtool")
+        DOCKERFILES / "prometheus.Dockerfile", "base", _programs("prometheus", "prometheus", "promtool")
     ),
     "builder": Image(PROJECT / "model_builder" / "Dockerfile", "triton", _project),
 }

@@ -4,7 +4,8 @@ import sys
 
 from tests.cluster import machine, services
 from tests.cluster.cluster import Cluster
-from tests.cluster.pods import pod_spec, run_to_end
+from tests.cluster.machine import until
+from tests.cluster.pods import pod, pod_spec, run_to_end
 
 PUT_AND_GET = """
 import os

@@ -20,7 +20,7 @@ from typing import Any, Self
 from tests.cluster import components, image_store, images, machine
 from tests.cluster.components import Component, Plan
 from tests.cluster.image_store import StoredImage
-from tests.cluster.machine import ClusterError, link_tree, until
+from tests.cluster.machine import ClusterError, until
 from tests.cluster.pki import Authority, kubeconfig
 from tests.cluster.supervisor import SANDBOX_FOLDER, STAY
 
@@ -368,7 +368,7 @@ class Cluster(ApiServer):
             place = re.search(r"upperdir=([^,\s]+)|-t bind (\S+)", self.node(*SNAPSHOTS, "mounts", "/mnt", draft))
             if place is None:
                 raise ClusterError(f"containerd does not say where the layer {chain} goes")
-            link_tree(layer.folder, self._outside(Path(place[1] or place[2])))
+            layer.link(self._outside(Path(place[1] or place[2])))
             self.node(*SNAPSHOTS, "commit", chain, draft)
         archive = self.folder / "image.tar"
         image.write_archive(archive, reference)

@@ -212,12 +212,6 @@ def _removed(group: Path) -> bool:
     return True
 
 
-def link_tree(source: Path, target: Path) -> None:
-    """Make `target` the same tree as `source`, files as hard links to those of `source`, or copies on another disk."""
-    how = "--link" if source.stat().st_dev == target.stat().st_dev else "--reflink=auto"
-    run(["cp", "--archive", how, "--no-target-directory", str(source), str(target)], environment={}, seconds=600)
-
-
 def remove_folder(folder: Path) -> None:
     """Remove a folder, unless something is still mounted below it.
 

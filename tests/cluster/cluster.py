@@ -202,6 +202,8 @@ class ApiServer:
         ]
 
     def _check_start(self, programs: tuple[str, ...], *files: Path) -> None:
+        with suppress(ClusterError):  # one whose starter was just killed ends in a moment
+            until(lambda: machine.saved_process(self._process_file) is None, "its end", seconds=2)
         if machine.saved_process(self._process_file) is not None:
             raise ClusterRunsError(f"a cluster runs in {self.folder} already")
         for missing in [name for name in programs if shutil.which(name) is None]:

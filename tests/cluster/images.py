@@ -8,6 +8,8 @@ import argparse
 import configparser
 import fcntl
 import functools
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,7 +27,7 @@ from tests.cluster import image_store
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
-STORAGE = FOLDER / "storage"
+STORAGE, SCRATCH = FOLDER / "storage", FOLDER / "scratch"
 PIP_PYTHON = PROJECT / ".cache" / "bootstrap" / "bin" / "python"  # the environment itself has no pip
 PROGRAMS = PROJECT / ".cache" / "bin"
 PAUSE = FOLDER / "pause" / "pause"
@@ -36,6 +38,9 @@ SUITE = "bookworm"
 # The interpreter's shared library is what Triton's Python backend embeds.
 BASE_PACKAGES = ("ca-certificates", "libpython3.11", "python3", "python3-venv")
 TRITON_PACKAGES = ("flatbuffers", "numpy", "nvidia-pytriton", "onnxruntime", "packaging", "protobuf")
+UV = PROJECT / ".cache" / "bootstrap" / "bin" / "uv"
+UV_CACHE = "/var/cache/uv"  # in builds; links cannot leave that mount
+UV_FLAGS = f"--cache-dir={UV_CACHE} --link-mode=copy"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIRROR = "http://deb.debian.org/debian"
 
@@ -76,7 +81,10 @@ def build(name: str) -> str:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with (FOLDER / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        _buildah("rm", "--all")  # of a build that was killed: nobody else builds now
+        # What a build that was killed left: nobody else builds now.
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        SCRATCH.mkdir()
+        _buildah("rm", "--all")
         before = image_store.identity(STORAGE, reference(name))
         if (identity := _build(name)) != before:
             _buildah("rmi", "--prune")  # what no image with a name is made of
@@ -89,7 +97,7 @@ def _build(name: str) -> str:
     arguments: list[str] = []
     if image.base:
         _build(image.base)
-        arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}"]
+        arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}", f"--build-arg=UV_CACHE={UV_FLAGS}"]
     with _settings() as volumes:
         arguments += [f"--volume={volume}" for volume in volumes if image.base]
         for stage in image.stages:
@@ -105,10 +113,12 @@ def _run_build(image: Image, *arguments: str) -> str:
 def _buildah(*arguments: str) -> str:
     """Run buildah with mounts of its own, so that none is left whatever happens to it."""
     alone = ("unshare", "--mount", "--propagation", "slave", "--")
+    environment = os.environ | {"TMPDIR": str(SCRATCH)}  # layers pass through it
     with tempfile.TemporaryDirectory() as mounted:
         # The driver is named because `image_store` reads what it writes.
         where = ("--root", str(STORAGE), "--runroot", mounted, "--storage-driver", "overlay")
-        done = subprocess.run([*alone, "buildah", *where, *arguments], check=False, capture_output=True, text=True)
+        command = [*alone, "buildah", *where, *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise ImageError(f"buildah {arguments[0]} failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return done.stdout
@@ -116,14 +126,18 @@ def _buildah(*arguments: str) -> str:
 
 @contextmanager
 def _settings() -> Iterator[list[str]]:
-    """How this machine reaches package indexes: pip's settings and certificates, as volumes for a build."""
+    """How this machine reaches package indexes, as volumes for a build: settings of pip and uv, certificates, cache."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pip.conf"
-        with path.open("w") as file:
+        pip, uv = Path(folder) / "pip.conf", Path(folder) / "uv.toml"
+        with pip.open("w") as file:
             _pip_settings().write(file)
-        path.chmod(0o644)
+        uv.write_text(_uv_settings())
+        for path in (pip, uv):
+            path.chmod(0o644)
         certificates = [f"{CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.exists() else []
-        yield [f"{path}:/etc/pip.conf:ro", *certificates]
+        cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip()
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        yield [f"{pip}:/etc/pip.conf:ro", f"{uv}:/etc/uv/uv.toml:ro", f"{cache}:{UV_CACHE}", *certificates]
 
 
 def _pip_settings() -> configparser.RawConfigParser:
@@ -136,6 +150,19 @@ def _pip_settings() -> configparser.RawConfigParser:
         if key != "config-file" and not (value.startswith("/") and value != str(CERTIFICATES)):
             settings["global"][key] = value
     return settings
+
+
+def _uv_settings() -> str:
+    """What uv goes by here: its file, unless variables say more."""
+    indexes = {
+        "index-url": os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL"),
+        "extra-index-url": (os.environ.get("UV_INDEX") or os.environ.get("UV_EXTRA_INDEX_URL") or "").split(),
+        "find-links": os.environ.get("UV_FIND_LINKS", "").split(),
+    }
+    if not (lines := [f"{key} = {json.dumps(value)}" for key, value in indexes.items() if value]):
+        places = (os.environ.get("UV_CONFIG_FILE"), Path.home() / ".config/uv/uv.toml", Path("/etc/uv/uv.toml"))
+        lines = next((Path(place).read_text().splitlines() for place in places if place and Path(place).exists()), [])
+    return "\n".join(["native-tls = true", *(line for line in lines if "native-tls" not in line), ""])
 
 
 def _base_context() -> Path:

@@ -17,12 +17,19 @@ UV_VERSION := 0.13.9
 UV := .cache/bootstrap/bin/uv
 S3_SERVER := .cache/bin/versitygw
 S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# The test cluster: Kubernetes' programs in one binary, helm, and what a node needs of the system.
+KUBERNETES_VERSION := v1.34.2
+HELM_VERSION := v3.19.5
+CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
+CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
+CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
+GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 
 # A company's own certificates, where the system has them.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit lock clean
+.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -32,7 +39,7 @@ setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests
 demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
 	@python -m tests.demo.demo
 
-test: setup lint ## All that this machine can run: style, types, layers, unit and builder tests
+test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest
 
 lint: setup ## Style, types and layers
@@ -43,11 +50,31 @@ lint: setup ## Style, types and layers
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
 
-lock: $(UV) ## Resolve requirements.lock anew from pyproject.toml
-	@$(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
-	  --no-annotate --no-header --extra builder --extra client --extra operator --extra dev pyproject.toml -o requirements.lock
+cluster-setup: setup $(CLUSTER_BINARIES) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
+
+cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
+	@python -m tests.cluster up
+
+cluster-down: ## End it and remove everything of it, also after a crash
+	@python -m tests.cluster down
+
+images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
+	@python -m tests.cluster.images operator triton builder s3 prometheus
+
+cluster-status: ## How each of its programs is
+	@python -m tests.cluster status
+
+LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+  --no-annotate --no-header pyproject.toml
+
+lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
+	@$(LOCK) --extra builder --extra client --extra operator --extra dev -o requirements.lock
+	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
+	@for image in operator builder; do \
+	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
 
 clean: ## Remove the environment and all caches of this folder
+	@[ ! -d .cache/cluster ] || python -m tests.cluster down
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .cache/system-packages: Makefile
@@ -78,4 +105,35 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(UV)
 
 $(S3_SERVER): $(VENV)/.installed
 	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
-	mkdir -p $(@D) && GOTOOLCHAIN=local GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+
+.cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
+	@echo "Building Kubernetes for demo and tests (10 minutes on two cores the first time)"
+	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
+
+.cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
+	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
+	  helm.sh/helm/v3/cmd/helm
+
+# Of all the places that Prometheus can look for targets, only Kubernetes is built in.
+.cache/bin/prometheus .cache/bin/promtool: tests/cluster/prometheus/go.sum | .cache/bin/kube-node
+	@echo "Building $(@F) for demo and tests"
+	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
+	  github.com/prometheus/prometheus/cmd/$(@F)
+
+.cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
+	@mkdir -p $(@D) && cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
+
+# No service of these packages is started: a policy-rc.d of our own says so while they are installed.
+.cache/cluster-packages: Makefile
+	@mkdir -p $(@D)
+	@if ! command -v apt-get >/dev/null; then \
+	  echo "Not a Debian system: make sure that these are there: $(CLUSTER_PACKAGES)"; \
+	elif dpkg-query -W $(CLUSTER_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  echo "Installing system packages: $(CLUSTER_PACKAGES)"; \
+	  tests/cluster/install-packages $(CLUSTER_PACKAGES); \
+	else \
+	  echo "Please install as root: apt-get install $(CLUSTER_PACKAGES)"; exit 1; \
+	fi
+	@touch $@

@@ -1,0 +1,93 @@
+"""Every name, label, annotation, port and path that the operator writes: once."""
+
+import hashlib
+import json
+from typing import Any
+
+from asr_operator.api.base import GROUP
+
+OPERATOR = "asr-operator"
+FIELD_MANAGER = OPERATOR
+
+NAME_LABEL = "app.kubernetes.io/name"
+INSTANCE_LABEL = "app.kubernetes.io/instance"
+COMPONENT_LABEL = "app.kubernetes.io/component"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+POOL_LABEL = f"{GROUP}/pool"
+BUILD_LABEL = f"{GROUP}/build"
+"""What a Job builds: the same for all Jobs that build it, whatever their pods are like."""
+
+INTENT_ANNOTATION = f"{GROUP}/intent"
+"""Of every child: digest of what the operator wants it to be."""
+ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
+"""Of a Deployment and its pods: URI of what they serve."""
+DIGEST_ANNOTATION = f"{GROUP}/manifest-sha256"
+ENGINE_ANNOTATION = f"{GROUP}/engine"
+PRODUCT_ANNOTATION = f"{GROUP}/gpu-product"
+TENSORRT_ANNOTATION = f"{GROUP}/tensorrt"
+GENERATION_ANNOTATION = f"{GROUP}/generation"
+"""Of a Deployment, not of its pods: generation of the resource that it was last rendered whole for."""
+YIELDED_ANNOTATION = f"{GROUP}/yielded"
+"""Of a Deployment: replicas that were given up so that a plan can be built on their GPU."""
+
+MANAGED = f"{MANAGED_BY_LABEL}={OPERATOR}"
+"""Selector of all children."""
+
+GRPC_PORT, HTTP_PORT, METRICS_PORT = 8001, 8000, 8002
+GRPC, HTTP, METRICS = "grpc", "http", "metrics"
+
+TRITON_CONTAINER = "triton"
+FETCH_CONTAINER = "fetch"
+CHECK_CONTAINER = "check-tensorrt"
+BUILD_CONTAINER = "build"
+
+PRODUCT_NODE_LABEL = "nvidia.com/gpu.product"
+HOSTNAME_NODE_LABEL = "kubernetes.io/hostname"
+
+DIGEST_LENGTH = 10
+
+
+def digest(content: Any, length: int = DIGEST_LENGTH) -> str:  # noqa: ANN401 (any JSON)
+    """A short name for JSON content: equal content, equal name."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def deployment(resource: str, pool: str) -> str:
+    """Name of a pool's Deployment, and of its PodDisruptionBudget and autoscaler."""
+    return f"{resource}-{pool}"
+
+
+def headless(resource: str) -> str:
+    """Name of the Service that resolves to all pods."""
+    return f"{resource}-headless"
+
+
+def job(kind: str, model: str, name: str) -> str:
+    """Name of a build's Job: at most 63 characters, since a label holds it."""
+    return f"asr-{kind}-{model.replace('_', '-')[:36].rstrip('-')}-{name}"
+
+
+def owner_manager(uid: str) -> str:
+    """Field manager of one owner of a shared Job: with one manager for all, each owner would drop the others."""
+    return f"{FIELD_MANAGER}-{uid}"
+
+
+def labels(resource: str, component: str) -> dict[str, str]:
+    """Labels of every child of a resource."""
+    return {
+        NAME_LABEL: "asr",
+        INSTANCE_LABEL: resource,
+        COMPONENT_LABEL: component,
+        MANAGED_BY_LABEL: OPERATOR,
+    }
+
+
+def server_selector(resource: str) -> dict[str, str]:
+    """Labels that all serving pods of a resource have, and no other pods."""
+    return {NAME_LABEL: "asr", INSTANCE_LABEL: resource, COMPONENT_LABEL: "server"}
+
+
+def pool_selector(resource: str, pool: str) -> dict[str, str]:
+    """Labels that the pods of one pool have. Deployments cannot change them, so they never change here."""
+    return server_selector(resource) | {POOL_LABEL: pool}

@@ -19,14 +19,16 @@ BUILD_LABEL = f"{GROUP}/build"
 
 INTENT_ANNOTATION = f"{GROUP}/intent"
 """Of every child: digest of what the operator wants it to be."""
+REVISION_ANNOTATION = f"{GROUP}/revision"
+"""Of pods: digest of their template without the image that fetches."""
+BUILD_ANNOTATION = f"{GROUP}/build"
+"""Of a Deployment and its pods, like the next ones: the build whose artifact they serve."""
 ARTIFACT_ANNOTATION = f"{GROUP}/artifact"
-"""Of a Deployment and its pods: URI of what they serve."""
 DIGEST_ANNOTATION = f"{GROUP}/manifest-sha256"
 ENGINE_ANNOTATION = f"{GROUP}/engine"
 PRODUCT_ANNOTATION = f"{GROUP}/gpu-product"
+CAPABILITY_ANNOTATION = f"{GROUP}/compute-capability"
 TENSORRT_ANNOTATION = f"{GROUP}/tensorrt"
-GENERATION_ANNOTATION = f"{GROUP}/generation"
-"""Of a Deployment, not of its pods: generation of the resource that it was last rendered whole for."""
 YIELDED_ANNOTATION = f"{GROUP}/yielded"
 """Of a Deployment: replicas that were given up so that a plan can be built on their GPU."""
 
@@ -43,6 +45,14 @@ BUILD_CONTAINER = "build"
 
 PRODUCT_NODE_LABEL = "nvidia.com/gpu.product"
 HOSTNAME_NODE_LABEL = "kubernetes.io/hostname"
+
+AUDIO_COUNTER = "asr_audio_seconds_total"
+"""Counter of the serving pods."""
+PENDING_GAUGE = "nv_inference_pending_request_count"
+"""Triton's own."""
+AUDIO_RATE_METRIC = "asr_audio_seconds_per_second"
+PENDING_METRIC = "asr_pending_requests"
+"""What a metrics adapter is to call the two for a HorizontalPodAutoscaler."""
 
 DIGEST_LENGTH = 10
 

@@ -17,12 +17,19 @@ UV_VERSION := 0.13.9
 UV := .cache/bootstrap/bin/uv
 S3_SERVER := .cache/bin/versitygw
 S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# The test cluster: Kubernetes' programs in one binary, helm, and what a node needs of the system.
+KUBERNETES_VERSION := v1.34.2
+HELM_VERSION := v3.19.5
+CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
+CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm
+CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
+GO_BUILD = cd tests/cluster/binary && GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 
 # A company's own certificates, where the system has them.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit lock clean
+.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +49,17 @@ lint: setup ## Style, types and layers
 
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
+
+cluster-setup: $(CLUSTER_BINARIES) .cache/images/asr-pause.tar ## Build and install what clusters need
+
+cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
+	@python -m tests.cluster up
+
+cluster-down: ## End it and remove everything of it, also after a crash
+	@python -m tests.cluster down
+
+cluster-status: ## How each of its programs is
+	@python -m tests.cluster status
 
 lock: $(UV) ## Resolve requirements.lock anew from pyproject.toml
 	@$(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
@@ -79,3 +97,25 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(UV)
 $(S3_SERVER): $(VENV)/.installed
 	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
 	mkdir -p $(@D) && GOTOOLCHAIN=local GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+
+.cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
+	@echo "Building Kubernetes for demo and tests (10 minutes on two cores the first time)"
+	@$(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
+
+.cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
+	@$(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
+	  helm.sh/helm/v3/cmd/helm
+
+# No service of these packages is started: a policy-rc.d of our own says so while they are installed.
+.cache/cluster-packages: Makefile
+	@mkdir -p $(@D)
+	@if ! command -v apt-get >/dev/null; then \
+	  echo "Not a Debian system: make sure that these are there: $(CLUSTER_PACKAGES)"; \
+	elif dpkg-query -W $(CLUSTER_PACKAGES) >/dev/null 2>&1; then :; \
+	elif [ "$$(id -u)" = 0 ]; then \
+	  echo "Installing system packages: $(CLUSTER_PACKAGES)"; \
+	  tests/cluster/install-packages $(CLUSTER_PACKAGES); \
+	else \
+	  echo "Please install as root: apt-get install $(CLUSTER_PACKAGES)"; exit 1; \
+	fi
+	@touch $@

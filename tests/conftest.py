@@ -4,3 +4,5 @@ import os
 
 # Read once, when onnxruntime is loaded; nothing here reports anywhere.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+pytest_plugins = ["tests.cluster.fixtures"]

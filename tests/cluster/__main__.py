@@ -1,0 +1,61 @@
+"""`python -m tests.cluster up|down|status|kubectl`: the cluster of `make cluster-up`, in `.cache/cluster`."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.cluster.cluster import BINARY, DEFAULT_FOLDER, Cluster, ClusterRunsError
+from tests.cluster.machine import ClusterError
+
+
+def main() -> int:
+    """Run one command; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=DEFAULT_FOLDER, help="where all its files go (%(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("up", help="start it, and wait until it works; it stays until `down`")
+    commands.add_parser("down", help="end it, and remove everything of it, also after a crash")
+    commands.add_parser("status", help="say how each of its programs is; exit code 1 unless all work")
+    kubectl = commands.add_parser("kubectl", help="run kubectl on it", prefix_chars="\0")
+    kubectl.add_argument("arguments", nargs=argparse.REMAINDER)
+    options = parser.parse_args()
+    cluster = Cluster(options.folder)
+    try:
+        match options.command:
+            case "up":
+                _up(cluster)
+            case "down":
+                cluster.stop()
+            case "status":
+                return _status(cluster)
+            case "kubectl":
+                os.execve(BINARY, [str(BINARY), "kubectl", *options.arguments], os.environ | cluster.environment)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _up(cluster: Cluster) -> None:
+    began = time.monotonic()
+    try:
+        cluster.start()
+    except ClusterRunsError:
+        print(f"It runs already ({cluster.url}).")
+    else:
+        cluster.stay()
+        print(f"The cluster works after {time.monotonic() - began:.0f} s ({cluster.url}).")
+    print(f"export KUBECONFIG={cluster.kubeconfig} NO_PROXY={cluster.environment['NO_PROXY']}")
+
+
+def _status(cluster: Cluster) -> int:
+    found = cluster.status()
+    for name, state in found.items():
+        print(f"{name:<25}{state}")
+    return 0 if all(state.startswith("works") for state in found.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

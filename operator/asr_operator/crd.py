@@ -120,7 +120,9 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401 
         del node["default"]  # absent and empty are the same here, and resources stay short
     elif "default" in node:
         node["default"] = _default(node)
-    return {key: node[key] for key in (*(key for key in FIRST if key in node), *(key for key in node if key not in FIRST))}
+    return {
+        key: node[key] for key in (*(key for key in FIRST if key in node), *(key for key in node if key not in FIRST))
+    }
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

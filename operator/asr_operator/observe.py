@@ -179,7 +179,6 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
     return state
 
 
-
 def _result(build: str, pods: Sequence[Object]) -> api.Artifact | None:
     for pod in pods:
         for ended in _terminated(pod, names.BUILD_CONTAINER):
@@ -266,9 +265,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     progressing = next((item for item in status.get("conditions", ()) if item["type"] == "Progressing"), {})
     observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
     wanted, replicas, updated = spec.get("replicas", 1), status.get("replicas", 0), status.get("updatedReplicas", 0)
-    newest = [
-        pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision
-    ]
+    newest = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision]
     return PoolState(
         name=metadata["name"],
         pool=metadata["labels"][names.POOL_LABEL],

@@ -294,9 +294,9 @@ class Toleration(ApiModel):
     """Exists or Equal; the default is Equal."""
     value: LabelValue | None = None
     """Taint value, for Equal."""
-    effect: Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)] | None = (
-        None
-    )
+    effect: (
+        Annotated[str, StringConstraints(pattern="^(NoSchedule|PreferNoSchedule|NoExecute)$", max_length=16)] | None
+    ) = None
     """NoSchedule, PreferNoSchedule or NoExecute; empty means all."""
     toleration_seconds: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
     """How long a NoExecute taint is put up with."""
@@ -633,7 +633,13 @@ class NetworkPolicy(ApiModel):
     """Who may send requests."""
 
     from_: Annotated[
-        list[Opaque], Field(alias="from", max_length=16, json_schema_extra=ATOMIC, description="Peers, as in a NetworkPolicy. An empty list lets nobody in.")
+        list[Opaque],
+        Field(
+            alias="from",
+            max_length=16,
+            json_schema_extra=ATOMIC,
+            description="Peers, as in a NetworkPolicy. An empty list lets nobody in.",
+        ),
     ] = []
 
 
@@ -718,7 +724,9 @@ class Condition(ApiModel):
     """metadata.generation that this was observed for."""
     last_transition_time: datetime
     """When the status last changed."""
-    reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128)]
+    reason: Annotated[
+        str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128)
+    ]
     """For machines: one word."""
     message: Annotated[str, StringConstraints(max_length=4096)] = ""
     """For people: what is the case, and what to do."""

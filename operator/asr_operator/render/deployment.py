@@ -83,16 +83,16 @@ def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": context.metadata(
-            name, "server", labels={names.POOL_LABEL: pool.name}, annotations=annotations
-        ),
+        "metadata": context.metadata(name, "server", labels={names.POOL_LABEL: pool.name}, annotations=annotations),
         "spec": {
             **({} if serving.replicas is None else {"replicas": serving.replicas - serving.yielded}),
             "selector": {"matchLabels": selector},
             "strategy": {
                 "type": "RollingUpdate",
                 # Old pods stay until new ones are ready; where there is no room for both, one ends first.
-                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0} if surge else {"maxSurge": 0, "maxUnavailable": 1},
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}
+                if surge
+                else {"maxSurge": 0, "maxUnavailable": 1},
             },
             "minReadySeconds": MIN_READY_SECONDS,
             "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,

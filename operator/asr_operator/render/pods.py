@@ -119,4 +119,3 @@ def placement(pool: api.Pool) -> Object:
         "priorityClassName": pool.priority_class_name,
     }
     return {key: value for key, value in found.items() if value}
-

@@ -36,8 +36,8 @@ def run() -> None:
     try:
         settings = operator_settings.load()
         kopf.configure(log_format=kopf.LogFormat.JSON if settings.json_log else kopf.LogFormat.FULL)
-        logging.getLogger("kubernetes").setLevel(logging.WARNING)
-        logging.getLogger("urllib3").setLevel(logging.WARNING)
+        for name in ("kopf.objects", "kubernetes", "urllib3"):  # they tell of every event and request
+            logging.getLogger(name).setLevel(logging.WARNING)
         operator = handlers.Operator(settings)
     except SettingsError as error:
         _fail(str(error))

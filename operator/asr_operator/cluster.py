@@ -26,6 +26,8 @@ PAGE = 500
 TIMEOUT = (10, 30)
 """Seconds to connect, and to wait for an answer."""
 APPLY = "application/apply-patch+yaml"
+UNTYPED = "failed to create typed patch object"
+"""What the API server says, with status 500, of an object with a field of a wrong type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,9 +299,10 @@ class Cluster:
         self.store.put(api.KIND, applied)
 
     def emit(self, body: Object, *, reason: str, message: str, action: str, warning: bool) -> None:
-        """Record an event about a resource. An event that cannot be recorded is not worth a failure.
+        """Record an event about a resource.
 
         Raises:
+            StalledError: The API server refuses it.
             TransientError: The API server cannot be asked now.
         """
         metadata = body["metadata"]
@@ -308,7 +311,7 @@ class Cluster:
         event = {
             "apiVersion": kind.group,
             "kind": kind.name,
-            "metadata": {"generateName": f"{metadata['name']}.", "namespace": metadata["namespace"]},
+            "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
             "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
             "reportingController": f"{GROUP}/{names.OPERATOR}",
             "reportingInstance": names.OPERATOR,
@@ -411,6 +414,7 @@ def _told(error: ApiException, what: str) -> TransientError | StalledError:
         message = str(json.loads(error.body or "")["message"])
     except (ValueError, TypeError, KeyError):
         message = error.reason or "no reason given"
-    if error.status in {400, 403, 422}:
+    # A field of a wrong type is not the server's fault, whatever it calls it.
+    if error.status in {400, 403, 422} or UNTYPED in message:
         return StalledError(Reason.REFUSED, f"cannot {what}: {message}")
     return TransientError(f"cannot {what}: {error.status}: {message}")

@@ -38,6 +38,7 @@ class Operator:
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch, and what to do at the start, at the end, and when it is asked for its health."""
+        kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
         kopf.on.probe(registry=registry, id="resources")(self.resources)
@@ -73,7 +74,7 @@ class Operator:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def see(self, type: str | None, body: kopf.Body, param: str, **_: Any) -> None:  # noqa: A002, ANN401
+    async def see(self, *, type: str | None, body: kopf.Body, param: str, **_: Any) -> None:  # noqa: A002, ANN401
         """An object has come, changed or gone."""
         seen = dict(body)
         labels = seen["metadata"].get("labels", {})

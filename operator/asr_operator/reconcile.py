@@ -12,7 +12,7 @@ from asr_operator import conditions, decide, status
 from asr_operator.api import v1alpha1 as api
 from asr_operator.cluster import Cluster
 from asr_operator.decide import Decision, JobActions
-from asr_operator.errors import StalledError
+from asr_operator.errors import OperatorError, StalledError
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, observe
 from asr_operator.render.children import desired
@@ -199,6 +199,11 @@ class Reconciler:
             )
             if change.gone and condition.type == conditions.RECONCILING:
                 continue  # Ready tells it
+            self._emit(body, change, bad)
+
+    def _emit(self, body: Object, change: conditions.Transition, bad: bool) -> None:
+        condition = change.condition
+        try:
             self.cluster.emit(
                 body,
                 reason=condition.reason,
@@ -206,6 +211,9 @@ class Reconciler:
                 action=condition.type,
                 warning=bad,
             )
+        except OperatorError as error:
+            # The condition tells the same; a namespace without room for events must not stop the work.
+            LOG.warning("%s", error)
 
 
 def _previous(body: Object) -> api.Status:

@@ -1,0 +1,51 @@
+"""The CRD on a real API server, and the operator as a process over it."""
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from asr_operator import crd
+from tests.cluster.cluster import ApiServer
+from tests.cluster.nodes import add_nodes, gpu_labels, node
+from tests.support.operator import Acting, Operator
+
+
+@pytest.fixture(scope="session")
+def api(api_server: ApiServer) -> ApiServer:
+    """The API server knows the CRD and has a node with two GPUs."""
+    api_server.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
+    api_server.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+    add_nodes(api_server, node("acted", gpus=2, labels=gpu_labels("NVIDIA-L4", "8.9")))
+    return api_server
+
+
+@pytest.fixture(scope="session")
+def running(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
+    """One operator for all namespaces."""
+    operator = Operator(api, tmp_path_factory.mktemp("operator"))
+    operator.start()
+    yield operator
+    assert operator.stop() == 0, operator.log.read_text()[-3000:]
+
+
+@pytest.fixture
+def space(api: ApiServer) -> str:
+    """A new namespace that enforces restricted Pod Security."""
+    name = f"test-{secrets.token_hex(4)}"
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
+    return name
+
+
+@pytest.fixture
+def acting(api: ApiServer, space: str) -> Acting:
+    """Acts the kubelet in the namespace."""
+    return Acting(api, space)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """For files of an operator of the test's own."""
+    return tmp_path / "operator"

@@ -14,10 +14,10 @@ from tests.support.operator import Acting, Operator
 
 @pytest.fixture(scope="session")
 def api(api_server: ApiServer) -> ApiServer:
-    """The API server knows the CRD and has a node with two GPUs."""
+    """The API server knows the CRD and has a node with GPUs."""
     api_server.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
     api_server.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
-    add_nodes(api_server, node("acted", gpus=2, labels=gpu_labels("NVIDIA-L4", "8.9")))
+    add_nodes(api_server, node("acted", gpus=64, labels=gpu_labels("NVIDIA-L4", "8.9")))
     return api_server
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import until
+from tests.cluster.nodes import add_nodes, gpu_labels, node
 from tests.support.operator import Acting, Operator, gpu_pool, manifest
 
 DIGESTS = {name: name[0] * 64 for name in ("a", "b", "c")}
@@ -63,7 +64,7 @@ def writes(api: ApiServer, namespace: str) -> list[dict[str, Any]]:
 def test_what_was_edited_by_hand_is_repaired(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     served(acting)
-    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 1}}}}
+    patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 100}}}}
     api.kubectl("patch", "deployment", "english-cpu", "-n", acting.namespace, "--patch", json.dumps(patch))
     until(
         lambda: acting.get("deployment", "english-cpu")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 90,
@@ -188,17 +189,17 @@ def test_a_plan_of_another_gpu_reaches_no_pod(api: ApiServer, acting: Acting) ->
 
 @pytest.mark.usefixtures("running")
 def test_fallback_pods_yield_a_gpu_that_the_plan_needs(api: ApiServer, acting: Acting) -> None:
-    """The acted node has two GPUs, and the pool wants both."""
-    api.apply(manifest(acting.namespace, pools=[gpu_pool(replicas=2)]))
+    add_nodes(api, node("small", gpus=2, labels=gpu_labels("NVIDIA-A10", "8.6")))
+    pool = {"name": "a10", "replicas": 2, "gpu": {"product": "NVIDIA-A10", "computeCapability": "8.6"}}
+    api.apply(manifest(acting.namespace, pools=[pool]))
     acting.publish(acting.job("onnx"))
-    acting.serve("l4", 1)
+    acting.serve("a10", 1)
     until(
-        lambda: acting.get("deployment", "english-l4")["spec"]["replicas"] == 1,
+        lambda: acting.get("deployment", "english-a10")["spec"]["replicas"] == 1,
         "one replica less",
         seconds=40,
     )
-    assert acting.condition("Degraded") == ("True", "InsufficientGPU")
-    api.kubectl("delete", "asr", "english", "-n", acting.namespace)
+    acting.until("Degraded", ("True", "InsufficientGPU"))
 
 
 @pytest.mark.usefixtures("running")

@@ -27,7 +27,8 @@ app = typer.Typer(
     help=f"{description}\n\nExit codes: 0 success, 2 wrong usage, 10 source not available, 11 checkpoint not readable, "
     "12 checkpoint not supported, 13 check audio not usable, 20 rejected (does not transcribe like the checkpoint), "
     "21 TensorRT cannot build the plan, 30 storage failed, 31 artifact missing or altered, 32 folder not usable, "
-    "33 plan of another GPU product or TensorRT, 34 overrides that do not fit, 40 Triton failed, 41 packages missing, 42 no usable GPU, "
+    "33 plan of another GPU product or TensorRT, 34 overrides that do not fit, "
+    "40 Triton failed, 41 packages missing, 42 no usable GPU, "
     "130 interrupted by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,

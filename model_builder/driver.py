@@ -2,6 +2,7 @@
 
 import ctypes
 import re
+from collections.abc import Callable
 
 from model_builder.errors import GpuError, IncompatiblePlanError
 
@@ -22,18 +23,19 @@ def first_gpu() -> tuple[str, str]:
         driver = ctypes.CDLL(LIBRARY)
     except OSError as error:
         raise GpuError(
-            f"no NVIDIA driver here ({error}); does the pod ask for a GPU, and has its node the NVIDIA container runtime?"
+            f"no NVIDIA driver here ({error}); does the pod ask for a GPU, and has its node NVIDIA's container runtime?"
         ) from error
     device, name = ctypes.c_int(), ctypes.create_string_buffer(256)
     major, minor = ctypes.c_int(), ctypes.c_int()
-    for what, code in (
+    calls: tuple[tuple[str, Callable[[], int]], ...] = (
         ("cuInit", lambda: driver.cuInit(0)),
         ("cuDeviceGet", lambda: driver.cuDeviceGet(ctypes.byref(device), 0)),
         ("cuDeviceGetName", lambda: driver.cuDeviceGetName(name, len(name), device)),
         ("major", lambda: driver.cuDeviceGetAttribute(ctypes.byref(major), CAPABILITY_MAJOR, device)),
         ("minor", lambda: driver.cuDeviceGetAttribute(ctypes.byref(minor), CAPABILITY_MINOR, device)),
-    ):
-        if (failed := code()) != 0:
+    )
+    for what, call in calls:
+        if (failed := call()) != 0:
             raise GpuError(f"the NVIDIA driver answers {what} with error {failed}; is there a GPU in this pod?")
     return product_name(name.value.decode(errors="replace")), f"{major.value}.{minor.value}"
 

@@ -97,8 +97,8 @@ def _settings(settings: dict[str, Any], overrides: Overrides) -> dict[str, Any]:
     if (wanted := overrides.max_batch_size) is not None:
         if wanted > largest:
             raise OverridesError(
-                f"maxBatchSize {wanted} is more than {largest}, what this artifact was built for; write at most that, or "
-                "build for more"
+                f"maxBatchSize {wanted} is more than {largest}, what this artifact was built for; write at most "
+                "that, or build for more"
             )
         lowered: dict[tuple[int, int], list[Any]] = {}
         for samples, batch, milliseconds in shapes:

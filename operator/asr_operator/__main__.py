@@ -19,7 +19,7 @@ app = typer.Typer(
 
 @app.command()
 def run() -> None:
-    """Run the operator until SIGTERM. Its settings are a YAML file that ASR_OPERATOR_SETTINGS names, and the environment.
+    """Run the operator until SIGTERM. Settings come from a YAML file that ASR_OPERATOR_SETTINGS names, and variables.
 
     Needed are triton.images (a list of image and tensorrt), builderImage and operatorImage. The cluster is that of
     KUBECONFIG, or in a pod the one around it.

@@ -50,9 +50,7 @@ def check(manifest: dict[str, Any]) -> list[Finding]:
         # In the wire's names only: they are what users write.
         whole = api.AsrDeployment.model_validate(manifest, by_alias=True, by_name=False).as_json()
     except ValidationError as error:
-        for item in error.errors(include_url=False):
-            found.append(Finding(_path(item["loc"]), item["msg"]))
-        return found
+        return found + [Finding(_path(item["loc"]), item["msg"]) for item in error.errors(include_url=False)]
     return found + list(_rules(whole | {"metadata": manifest.get("metadata") or {}}, schema, ""))
 
 

@@ -1,4 +1,4 @@
-"""The only module that talks to the API server: reads, server-side apply, deletions, events. Blocking; used in threads."""
+"""The only module that talks to the API server: reads, server-side apply, deletions, events. It blocks: use threads."""
 
 import json
 from collections.abc import Mapping
@@ -74,8 +74,6 @@ KINDS = {
 }
 """Jobs come before pods, so that whose Job is known has its pod known as well."""
 
-Observer = Any
-
 
 class RequestObserver(Protocol):
     """Told of every request."""
@@ -99,7 +97,7 @@ class Cluster:
     client: DynamicClient
     store: Store
     namespaces: tuple[str, ...] = ()
-    observer: RequestObserver = lambda method, kind, code: None  # noqa: ARG005, E731
+    observer: RequestObserver = lambda method, kind, code: None  # noqa: ARG005
     served: set[str] = field(default_factory=lambda: {name for name, kind in KINDS.items() if not kind.optional})
     _settled: dict[tuple[str, Key], tuple[str, str]] = field(default_factory=dict)
     """By kind and key: intent and resource version of the last apply, which by then was what is there."""
@@ -148,9 +146,8 @@ class Cluster:
                 if error.status == 404 and kind.optional:  # noqa: PLR2004
                     return None
                 raise _told(error, f"list {kind.plural}") from error
-            for item in page.get("items", ()):
-                # Items of a list do not say what they are.
-                found.append({"apiVersion": kind.group, "kind": kind.name} | item)
+            # Items of a list do not say what they are.
+            found += [{"apiVersion": kind.group, "kind": kind.name} | item for item in page.get("items", ())]
             token = page["metadata"].get("continue", "")
             if not token:
                 return found
@@ -403,8 +400,8 @@ def _name_taken(live: Object) -> StalledError:
     metadata = live["metadata"]
     return StalledError(
         Reason.NAME_TAKEN,
-        f"{live.get('kind')} {metadata['name']} belongs to somebody else; rename the resource or its pool, or remove that "
-        "object",
+        f"{live.get('kind')} {metadata['name']} belongs to somebody else; rename the resource or its pool, or remove "
+        "that object",
     )
 
 

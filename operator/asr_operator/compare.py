@@ -58,7 +58,7 @@ def _merge_key(items: Sequence[Any]) -> str | None:
 
 def _empty(value: Any) -> bool:  # noqa: ANN401
     """What the API server leaves out."""
-    return value is None or value in ("", 0, False) or value == {} or value == []
+    return not value
 
 
 def _same_quantity(one: Any, other: Any) -> bool:  # noqa: ANN401

@@ -91,22 +91,7 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401 
         return [_structural(item, definitions) for item in node]
     if not isinstance(node, dict):
         return node
-    node = {key: value for key, value in node.items() if key not in DROPPED}
-    if reference := node.pop("$ref", None):
-        # What stands at the field (its text, its default) goes before what stands at the type.
-        node = _merge(definitions[reference.rpartition("/")[2]], node)
-        return _structural(node, definitions)
-    if node.get("x-kubernetes-int-or-string"):
-        node.pop("type", None)
-        kinds = {"anyOf": [{"type": "integer"}, {"type": "string"}]}
-        return {key: value for key, value in node.items() if key != "anyOf"} | kinds
-    if options := node.pop("anyOf", None):
-        kept = [option for option in options if option != {"type": "null"}]
-        if len(kept) != 1:
-            raise ValueError(f"a union of {len(kept)} types has no structural schema")
-        if node.get("default", ...) is None:
-            del node["default"]
-        return _structural(_merge(kept[0], node), definitions)
+    node = _resolved({key: value for key, value in node.items() if key not in DROPPED}, definitions)
     if node.get("x-kubernetes-preserve-unknown-fields") or "properties" in node:
         node.pop("additionalProperties", None)
     if "properties" in node:
@@ -116,13 +101,32 @@ def _structural(node: Any, definitions: dict[str, Any]) -> Any:  # noqa: ANN401 
             node[key] = _structural(node[key], definitions)
     if "description" in node:
         node["description"] = " ".join(node["description"].split())
-    if node.get("default") in ({}, []) and "properties" not in node:
-        del node["default"]  # absent and empty are the same here, and resources stay short
-    elif "default" in node:
-        node["default"] = _default(node)
-    return {
-        key: node[key] for key in (*(key for key in FIRST if key in node), *(key for key in node if key not in FIRST))
-    }
+    if "default" in node:
+        if node["default"] in ({}, []) and "properties" not in node:
+            del node["default"]  # absent and empty are the same here, and resources stay short
+        else:
+            node["default"] = _default(node)
+    return {key: node[key] for key in sorted(node, key=lambda key: FIRST.index(key) if key in FIRST else len(FIRST))}
+
+
+def _resolved(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """A node without reference and without union: what may be null is a field that may be absent."""
+    if node.get("x-kubernetes-int-or-string"):
+        return {key: value for key, value in node.items() if key != "type"} | {
+            "anyOf": [{"type": "integer"}, {"type": "string"}]
+        }
+    if reference := node.pop("$ref", None):
+        # What stands at the field (its text, its default) goes before what stands at the type.
+        target = {key: value for key, value in definitions[reference.rpartition("/")[2]].items() if key not in DROPPED}
+        return _resolved(_merge(target, node), definitions)
+    if options := node.pop("anyOf", None):
+        kept = [option for option in options if option != {"type": "null"}]
+        if len(kept) != 1:
+            raise ValueError(f"a union of {len(kept)} types has no structural schema")
+        if node.get("default", ...) is None:
+            del node["default"]
+        return _resolved(_merge(kept[0], node), definitions)
+    return node
 
 
 def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from asr_operator.api import v1alpha1 as api
 from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState
 from asr_operator.render import jobs
-from asr_operator.render.context import Context, same_tensorrt
+from asr_operator.render.context import Context, plan_product, same_tensorrt
 from asr_operator.render.deployment import Serving
 
 POD_GRACE = timedelta(seconds=30)
@@ -112,11 +112,11 @@ def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, liv
     prefers_plan = pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT
     if not prefers_plan:
         if onnx.artifact is not None:
-            return _serve(context, pool, live, onnx.artifact, target=onnx.artifact)
+            return _serve(context, pool, onnx.artifact, target=onnx.artifact)
         return _keep(context, pool, live)
     built = plan.artifact if plan is not None else None
     if built is not None and (reason := incompatibility(context, pool, built)) is None:
-        return _serve(context, pool, live, built, target=built)
+        return _serve(context, pool, built, target=built)
     failure = plan.failure if plan is not None else None
     if built is not None:
         failure = api.Failure(job="", reason=Reason.PLAN_INCOMPATIBLE, message=str(reason), transient=False)
@@ -129,14 +129,14 @@ def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, liv
         if hopeless or not serves_plan:
             note = f"pool {pool.name} serves ONNX: "
             note += f"its plan cannot be built: {failure.message}" if failure else "its plan is being built"
-            yielded = _yielded(context, pool, plan, live)
+            yielded = _yielded(pool, plan, live)
             reason_word = Reason.PLAN_FAILED if hopeless else Reason.PLAN_NOT_READY
             if plan is not None and plan.job is not None and plan.job.unschedulable:
                 reason_word = Reason.INSUFFICIENT_GPU
                 note = f"pool {pool.name}: no free GPU for the plan's build: {plan.job.waiting}"
                 if yielded:
                     note += "; one replica was given up for it"
-            return _serve(context, pool, live, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
+            return _serve(context, pool, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
     return _keep(context, pool, live)
 
 
@@ -145,13 +145,12 @@ def _keep(context: Context, pool: api.Pool, live: PoolState | None) -> PoolDecis
     active = live.artifact if live is not None else None
     if active is None or incompatibility(context, pool, active) is not None:
         return PoolDecision(pool)
-    return PoolDecision(pool, _serving(context, pool, live, active))
+    return PoolDecision(pool, _serving(context, pool, active))
 
 
 def _serve(
     context: Context,
     pool: api.Pool,
-    live: PoolState | None,
     artifact: api.Artifact,
     *,
     target: api.Artifact | None = None,
@@ -159,18 +158,16 @@ def _serve(
     note: str = "",
     yielded: int = 0,
 ) -> PoolDecision:
-    serving = _serving(context, pool, live, artifact, yielded=yielded)
+    serving = _serving(context, pool, artifact, yielded=yielded)
     return PoolDecision(pool, serving, current=True, target=target, degraded=degraded, note=note)
 
 
-def _serving(
-    context: Context, pool: api.Pool, live: PoolState | None, artifact: api.Artifact, *, yielded: int = 0
-) -> Serving:
+def _serving(context: Context, pool: api.Pool, artifact: api.Artifact, *, yielded: int = 0) -> Serving:
     replicas = None if pool.autoscaling is not None else (1 if pool.replicas is None else pool.replicas)
     return Serving(artifact, replicas, context.settings.operator_image, yielded)
 
 
-def _yielded(context: Context, pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
+def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
     """Replicas of the fallback to give up, so that the plan can be built where they hold every GPU.
 
     Once given up they stay so until the Job has ended: else they would take the GPU again.
@@ -189,7 +186,7 @@ def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) ->
         return None
     if pool.gpu is None:
         return f"pool {pool.name} has no GPU, {artifact.uri} is a TensorRT plan"
-    if artifact.gpu_product != pool.gpu.product:
+    if artifact.gpu_product != plan_product(pool.gpu):
         return f"{artifact.uri} is a plan for {artifact.gpu_product}, pool {pool.name} has {pool.gpu.product}"
     if artifact.compute_capability not in {None, pool.gpu.compute_capability}:
         return (
@@ -233,9 +230,9 @@ def job_actions(
         distrusted: Builds whose artifact pods have found to be bad since.
         now: The time.
     """
-    settings = context.settings.jobs
     ensure: list[jobs.Build] = []
     rerun: list[tuple[JobState, str]] = []
+    release: list[JobState] = []
     waits: list[timedelta] = []
     for need in needs:
         job = need.job
@@ -245,34 +242,33 @@ def job_actions(
             ensure.append(need.build)
         elif need.build.name in distrusted:
             rerun.append((job, "pods could not fetch what it had published"))
-        elif job.phase is Phase.SUCCEEDED:
-            # Its pod is gone, and with it what it said; run again it finds the artifact.
-            wait = _left(job, POD_GRACE if not job.pod else timedelta(seconds=settings.retry_seconds), now)
-            if wait:
-                waits.append(wait)
+        elif (found := _again(context, job)) is not None:
+            wait, why = found
+            if left := _left(job, wait, now):
+                waits.append(left)
             else:
-                rerun.append((job, "what it published is not known any more"))
-        elif job.failure is not None and job.failure.transient:
-            wait = _left(job, timedelta(seconds=settings.retry_seconds), now)
-            if wait:
-                waits.append(wait)
-            else:
-                rerun.append((job, f"{job.failure.reason}: {job.failure.message[:200]}"))
+                rerun.append((job, why))
     needed = {need.build.job_name for need in needs}
     known = {need.build.name for need in needs if need.artifact is not None}
-    release = []
     for job in seen.jobs.values():
-        if job.name not in needed and not (job.build in known and job.phase is Phase.SUCCEEDED):
+        kept = job.build in known and job.phase is Phase.SUCCEEDED
+        if kept and (left := _left(job, timedelta(seconds=context.settings.jobs.keep_seconds), now)):
+            waits.append(left)
+        elif kept or job.build in known or job.name not in needed:
+            # Kept long enough, built by another Job meanwhile, or not wanted any more.
             release.append(job)
-        elif job.build in known and job.phase is Phase.SUCCEEDED:
-            wait = _left(job, timedelta(seconds=settings.keep_seconds), now)
-            if wait:
-                waits.append(wait)
-            else:
-                release.append(job)
-        elif job.build in known:
-            release.append(job)  # another resource's Job has built it meanwhile
     return JobActions(tuple(ensure), tuple(rerun), tuple(release), min(waits, default=None))
+
+
+def _again(context: Context, job: JobState) -> tuple[timedelta, str] | None:
+    """After which time a Job that has ended without an artifact is run again, and why; None if that cannot help."""
+    retry = timedelta(seconds=context.settings.jobs.retry_seconds)
+    if job.phase is Phase.SUCCEEDED:
+        # Its pod is gone, and with it what it said; run again it finds the artifact.
+        return retry if job.pod else POD_GRACE, "what it published is not known any more"
+    if job.failure is not None and job.failure.transient:
+        return retry, f"{job.failure.reason}: {job.failure.message[:200]}"
+    return None
 
 
 def _left(job: JobState, wait: timedelta, now: datetime) -> timedelta:

@@ -67,14 +67,13 @@ class Operator:
 
     async def stop(self, **_: Any) -> None:  # noqa: ANN401
         """End the workers; a pass that is under way may end."""
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while self.queue.longest_running > 0 and time.monotonic() < deadline and not self.queue.idle:
-            await asyncio.sleep(0.1)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # A pass runs in a thread, which no cancelling ends: it may write what it has begun.
+        await asyncio.wait_for(asyncio.get_running_loop().shutdown_default_executor(), DRAIN_SECONDS)
 
-    async def see(self, *, type: str | None, body: kopf.Body, param: str, **_: Any) -> None:  # noqa: A002, ANN401
+    async def see(self, *, type: str | None, body: kopf.Body, param: Any = "", **_: Any) -> None:  # noqa: A002, ANN401
         """An object has come, changed or gone."""
         seen = dict(body)
         labels = seen["metadata"].get("labels", {})

@@ -1,4 +1,4 @@
-"""From live objects to what matters of them. Pure; it knows the status fields of Kubernetes, so that nothing else need."""
+"""From live objects to what matters of them. Pure; only this module knows the status fields of Kubernetes."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -262,7 +262,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     template = spec["template"]
     annotations = template["metadata"].get("annotations", {})
     revision = annotations.get(names.REVISION_ANNOTATION)
-    progressing = next((item for item in status.get("conditions", ()) if item["type"] == "Progressing"), {})
+    progressing: Object = next((item for item in status.get("conditions", ()) if item["type"] == "Progressing"), {})
     observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
     wanted, replicas, updated = spec.get("replicas", 1), status.get("replicas", 0), status.get("updatedReplicas", 0)
     newest = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision]

@@ -83,7 +83,8 @@ class Reconciler:
         known = {name: artifact for name, artifact in known.items() if name not in distrusted}
         decision = decide.decide(context, known, seen)
         actions = decide.job_actions(context, decision.needs, seen, distrusted=distrusted, now=now)
-        self._record_first(context, body, previous, decision, seen, actions, now)
+        if actions.release:
+            self._record(context, body, previous, decision, seen)
         self._jobs(context, actions)
         serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
         wanted = desired(context, serving, self.cluster.served)
@@ -104,20 +105,13 @@ class Reconciler:
         )
         return new, None if actions.again is None else max(actions.again.total_seconds(), 1.0)
 
-    def _record_first(
-        self,
-        context: Context,
-        body: Object,
-        previous: api.Status,
-        decision: Decision,
-        seen: Observation,
-        actions: JobActions,
-        now: datetime,
+    def _record(
+        self, context: Context, body: Object, previous: api.Status, decision: Decision, seen: Observation
     ) -> None:
         """Before a Job goes that told of an artifact, the status must hold it: else a crash in between forgets it."""
-        if not actions.release:
-            return
-        new = status.reduce(context, decision, seen, previous, generation=previous.observed_generation or 0, now=now)
+        new = status.reduce(
+            context, decision, seen, previous, generation=previous.observed_generation or 0, now=self.clock()
+        )
         if new.artifacts != previous.artifacts:
             kept = previous.model_copy(update={"artifacts": new.artifacts})
             self.cluster.write_status(body, kept.as_json())

@@ -136,7 +136,7 @@ def load() -> Settings:
     if path is not None and not Path(path).is_file():
         raise SettingsError(f"{FILE_VARIABLE} names {path}, which is not a file")
     try:
-        return Settings()
+        return Settings.model_validate({})  # the rest comes from the sources
     except ValidationError as error:
         told = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_url=False)]
         raise SettingsError(f"settings{f' of {path}' if path else ''}: " + "; ".join(told)) from error

@@ -1,4 +1,4 @@
-"""What the watches and the operator's own requests have seen: the newest version of each object. No Kubernetes in it."""
+"""What watches and own requests have seen: the newest version of each object. No Kubernetes in it."""
 
 import threading
 from collections.abc import Iterable
@@ -117,7 +117,7 @@ def trimmed(body: Object) -> Object:
 
 
 def _parents(kind: str, body: Object) -> list[str]:
-    """Uids of the owners. Serving pods belong to a ReplicaSet, which nobody watches: their labels say whose they are."""
+    """Uids of the owners. Serving pods belong to a ReplicaSet, which nobody watches: labels say whose they are."""
     found = [owner["uid"] for owner in body["metadata"].get("ownerReferences", ())]
     resource = body["metadata"].get("labels", {}).get(names.INSTANCE_LABEL)
     if kind == "Pod" and resource is not None:

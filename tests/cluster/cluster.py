@@ -236,7 +236,17 @@ class ApiServer:
         specification = self.folder / "specification.json"
         content = {"folder": str(self.folder), "sandbox": sandbox, "components": [asdict(part) for part in parts]}
         specification.write_text(json.dumps(content, indent=2))
-        separate = ["unshare", "--mount", "--propagation", "slave", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        separate = [
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "--net",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+        ]
         with (self.folder / "logs" / "supervisor.log").open("wb") as log:
             self._supervisor = subprocess.Popen(
                 [*(separate if sandbox else []), sys.executable, "-m", "tests.cluster.supervisor", str(specification)],

@@ -2,6 +2,9 @@
 
 import json
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,7 +39,9 @@ def test_from_apply_to_ready(api: ApiServer, acting: Acting) -> None:
     assert status["ready"] == "1/1"
     assert status["endpoints"]["grpc"] == f"english.{acting.namespace}.svc.cluster.local:8001"
     assert status["pools"][0]["active"] == status["pools"][0]["target"] == status["artifacts"][0]["uri"]
-    events = [event["reason"] for event in acting.find("events.events.k8s.io") if event["regarding"]["name"] == "english"]
+    events = [
+        event["reason"] for event in acting.find("events.events.k8s.io") if event["regarding"]["name"] == "english"
+    ]
     assert {"Building", "Built", "RollingOut", "Serving"} <= set(events)
 
 
@@ -56,7 +61,8 @@ def writes(api: ApiServer, namespace: str) -> list[dict[str, Any]]:
     return [
         item
         for item in api.writes()
-        if item["objectRef"].get("namespace") == namespace and not item.get("userAgent", "").startswith(("kubectl", "kube-node"))
+        if item["objectRef"].get("namespace") == namespace
+        and not item.get("userAgent", "").startswith(("kubectl", "kube-node"))
     ]
 
 
@@ -67,7 +73,9 @@ def test_what_was_edited_by_hand_is_repaired(api: ApiServer, acting: Acting) -> 
     patch = {"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 100}}}}
     api.kubectl("patch", "deployment", "english-cpu", "-n", acting.namespace, "--patch", json.dumps(patch))
     until(
-        lambda: acting.get("deployment", "english-cpu")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 90,
+        lambda: (
+            acting.get("deployment", "english-cpu")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 90
+        ),
         "the repair",
         seconds=20,
     )
@@ -82,9 +90,7 @@ def test_what_was_deleted_by_hand_comes_back(api: ApiServer, acting: Acting, chi
     uid = acting.get(kind, name)["metadata"]["uid"]
     api.kubectl("delete", child, "-n", acting.namespace)
     until(
-        lambda: any(
-            item["metadata"]["name"] == name and item["metadata"]["uid"] != uid for item in acting.find(kind)
-        ),
+        lambda: any(item["metadata"]["name"] == name and item["metadata"]["uid"] != uid for item in acting.find(kind)),
         f"another {child}",
         seconds=20,
     )
@@ -94,13 +100,13 @@ def test_what_was_deleted_by_hand_comes_back(api: ApiServer, acting: Acting, chi
 def test_two_resources_share_a_build_and_one_goes(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace), manifest(acting.namespace, "other"))
     job = acting.job("onnx")
-    until(
-        lambda: len(acting.get("job", job["metadata"]["name"])["metadata"]["ownerReferences"]) == 2, "two owners"
-    )
+    until(lambda: len(acting.get("job", job["metadata"]["name"])["metadata"]["ownerReferences"]) == 2, "two owners")
     api.kubectl("delete", "asr", "other", "-n", acting.namespace)
     until(
-        lambda: [owner["name"] for owner in acting.get("job", job["metadata"]["name"])["metadata"]["ownerReferences"]]
-        == ["english"],
+        lambda: (
+            [owner["name"] for owner in acting.get("job", job["metadata"]["name"])["metadata"]["ownerReferences"]]
+            == ["english"]
+        ),
         "one owner",
         seconds=30,
     )
@@ -191,9 +197,11 @@ def test_a_plan_of_another_gpu_reaches_no_pod(api: ApiServer, acting: Acting) ->
 def test_fallback_pods_yield_a_gpu_that_the_plan_needs(api: ApiServer, acting: Acting) -> None:
     add_nodes(api, node("small", gpus=2, labels=gpu_labels("NVIDIA-A10", "8.6")))
     pool = {"name": "a10", "replicas": 2, "gpu": {"product": "NVIDIA-A10", "computeCapability": "8.6"}}
-    api.apply(manifest(acting.namespace, pools=[pool]))
+    api.apply(manifest(acting.namespace, pools=[pool], engine={"preferred": "OnnxRuntime"}))
     acting.publish(acting.job("onnx"))
-    acting.serve("a10", 1)
+    acting.serve("a10", 2)
+    acting.until("Ready", ("True", "Serving"))
+    api.apply(manifest(acting.namespace, pools=[pool]))
     until(
         lambda: acting.get("deployment", "english-a10")["spec"]["replicas"] == 1,
         "one replica less",
@@ -251,7 +259,7 @@ def test_a_pool_that_is_no_longer_wanted_serves_until_the_others_do(api: ApiServ
     until(lambda: [item["metadata"]["name"] for item in acting.find("deployments")] == ["english-other"], "one pool")
 
 
-def test_an_operator_that_is_killed_and_started_again_goes_on(api: ApiServer, acting: Acting, folder: Any) -> None:
+def test_an_operator_that_is_killed_and_started_again_goes_on(api: ApiServer, acting: Acting, folder: Path) -> None:
     operator = Operator(api, folder, namespaces=[acting.namespace])
     operator.start()
     api.apply(manifest(acting.namespace))
@@ -274,9 +282,6 @@ def test_an_operator_that_is_killed_and_started_again_goes_on(api: ApiServer, ac
 
 
 def _metrics(operator: Operator) -> str:
-    import urllib.error
-    import urllib.request
-
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{operator.metrics}/metrics", timeout=5) as response:
             return str(response.read().decode())

@@ -24,7 +24,7 @@ SETTINGS = {
 }
 
 
-def manifest(namespace: str, name: str = "english", **spec: Any) -> dict[str, Any]:
+def manifest(namespace: str, name: str = "english", **spec: object) -> dict[str, Any]:
     """A small AsrDeployment: one pool on CPU, unless told otherwise."""
     return {
         "apiVersion": "asr-operator.dev/v1alpha1",
@@ -39,7 +39,7 @@ def manifest(namespace: str, name: str = "english", **spec: Any) -> dict[str, An
     }
 
 
-def gpu_pool(name: str = "l4", **more: Any) -> dict[str, Any]:
+def gpu_pool(name: str = "l4", **more: object) -> dict[str, Any]:
     """A pool on L4 GPUs."""
     return {"name": name, "gpu": {"product": "NVIDIA-L4", "computeCapability": "8.9"}} | more
 
@@ -47,7 +47,7 @@ def gpu_pool(name: str = "l4", **more: Any) -> dict[str, Any]:
 class Operator:
     """`asr-operator run` over one API server."""
 
-    def __init__(self, server: ApiServer, folder: Path, **settings: Any) -> None:
+    def __init__(self, server: ApiServer, folder: Path, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.server = server
         ports = free_ports(["health", "metrics"])
@@ -151,10 +151,10 @@ class Acting:
                 },
             )
 
-    def publish(self, job: dict[str, Any], digest: str = "a" * 64, **more: Any) -> None:
+    def publish(self, job: dict[str, Any], digest: str = "a" * 64, **more: object) -> None:
         """A build ends well, and says what it has published."""
         plan = job["metadata"]["name"].startswith("asr-plan")
-        told = {"engine": "TensorRT" if plan else "OnnxRuntime", "manifestSha256": digest}
+        told: dict[str, Any] = {"engine": "TensorRT" if plan else "OnnxRuntime", "manifestSha256": digest}
         told |= {"uri": f"s3://asr-models/prod/english_stt/{digest}", "werPermille": 9, "bytes": 9_000_000}
         if plan:
             told |= {"gpuProduct": "NVIDIA-L4", "computeCapability": "8.9", "tensorrt": "10.6.0"}

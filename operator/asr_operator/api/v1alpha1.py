@@ -1,7 +1,7 @@
 """`AsrDeployment` in v1alpha1: the only source of its field names, bounds, defaults, rules and prose.
 
-The text below a field is what `kubectl explain` shows. Descriptions say what a field is for, its unit, and what changing
-it does.
+The text below a field is what `kubectl explain` shows. It says what a field is for, its unit, and what a change of it
+does.
 """
 
 from datetime import datetime
@@ -15,7 +15,6 @@ from asr_operator.api.base import (
     GROUP,
     Annotations,
     ApiModel,
-    DnsLabel,
     DnsName,
     Labels,
     LabelValue,
@@ -241,8 +240,8 @@ class Storage(ApiModel):
     """Secret whose keys become environment variables of the pods that read and write storage, such as
     AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY. The operator never reads it. Leave it out with a workload identity."""
     service_account_name: DnsName | None = None
-    """ServiceAccount of all pods of this resource, for a workload identity that may read and write storage. No API token
-    is mounted."""
+    """ServiceAccount of all pods of this resource, for a workload identity that may read and write storage. No token of
+    the API server is mounted."""
     ca_bundle: "ConfigMapKeyRef | None" = None
     """Certificates of a private authority that signed the storage's certificate."""
 
@@ -374,8 +373,8 @@ class EngineSpec(ApiModel):
     """Engine of the GPU pools: TensorRT, with a plan for each GPU product, or OnnxRuntime. Pools without GPU always run
     ONNX Runtime."""
     precision: Precision | None = None
-    """Type of weights and activations; features, softmax and lengths stay FP32. The default is FP16 for TensorRT, FP32
-    for OnnxRuntime. CPU pools and the fallback run FP32."""
+    """Type of weights and activations; features, softmax and lengths stay FP32. The default is FP16 for TensorRT and
+    FP32 for OnnxRuntime. CPU pools and the fallback run FP32."""
     fallback: Fallback = Fallback.ONNX_RUNTIME
     """What a GPU pool serves while it has no plan: OnnxRuntime (the resource is Ready and Degraded then), or None, which
     waits for the plan."""
@@ -431,8 +430,8 @@ class Gpu(ApiModel):
     """The GPU of a pool's pods."""
 
     product: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", min_length=1, max_length=63)]
-    """GPU product as GPU feature discovery labels nodes (nvidia.com/gpu.product), MIG profile included, such as NVIDIA-L4
-    or NVIDIA-A100-SXM4-40GB-MIG-1g.5gb. A plan runs on this product only; pods select nodes by this label."""
+    """GPU product as GPU feature discovery labels nodes (nvidia.com/gpu.product), MIG profile included, such as
+    NVIDIA-L4 or NVIDIA-A100-SXM4-40GB-MIG-1g.5gb. A plan runs on this product only; pods select nodes by this label."""
     compute_capability: Annotated[str, StringConstraints(pattern=r"^[0-9]{1,2}\.[0-9]$", max_length=4)]
     """Compute capability of the product, such as 8.9."""
     resource: Annotated[

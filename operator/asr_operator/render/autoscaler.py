@@ -66,10 +66,8 @@ def _metric(target: api.Target) -> Object:
                 "target": {"type": "Utilization", "averageUtilization": target.cpu_utilization_percent},
             },
         }
-    if target.audio_seconds_per_second is not None:
-        metric, value = names.AUDIO_RATE_METRIC, target.audio_seconds_per_second
-    else:
-        metric, value = names.PENDING_METRIC, target.pending_requests
+    rate = target.audio_seconds_per_second
+    metric, value = (names.PENDING_METRIC, target.pending_requests) if rate is None else (names.AUDIO_RATE_METRIC, rate)
     return {
         "type": "Pods",
         "pods": {"metric": {"name": metric}, "target": {"type": "AverageValue", "averageValue": str(value)}},
@@ -84,9 +82,8 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
             "metadata": {"value": str(target.cpu_utilization_percent)},
         }
     pods = f'namespace="{context.namespace}",pod=~"{deployment}-[a-z0-9]+-[a-z0-9]+"'
-    if target.audio_seconds_per_second is not None:
-        query, value = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{WINDOW}]))", target.audio_seconds_per_second
-    else:
+    query, value = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{WINDOW}]))", target.audio_seconds_per_second
+    if value is None:
         model = context.spec.model.name
         query = f'sum({names.PENDING_GAUGE}{{{pods},model=~"(onnx|tensorrt)_{model}"}})'
         value = target.pending_requests

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
-from asr_operator.render.context import Context, Object
+from asr_operator.render.context import Context, Object, plan_product
 from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
@@ -27,9 +27,9 @@ case "${TRT_VERSION:-unknown}." in
   "$EXPECTED_TENSORRT".*) exit 0 ;;
 esac
 echo "this image has TensorRT ${TRT_VERSION:-unknown}, the plan is for $EXPECTED_TENSORRT; write the image's version \
-where the image is named" | tee %(log)s
-exit %(code)d
-""" % {"log": pods.TERMINATION_LOG, "code": IncompatiblePlanError.exit_code}
+where the image is named" | tee TERMINATION_LOG
+exit EXIT_CODE
+""".replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
 """Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
 
 
@@ -55,7 +55,7 @@ class Drain:
     """How a pod ends without a failed request, in seconds.
 
     First it stays while endpoints forget it and connections age out; then Triton ends, and waits for what it has
-    accepted. Once it ends, its schedulers refuse the next step of an ensemble in flight, so that the wait before is what
+    accepted. Once it ends, its schedulers refuse the next step of an ensemble in flight, so the wait before is what
     counts.
     """
 
@@ -188,7 +188,7 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
         args += [f"--overrides={json.dumps(overrides, sort_keys=True)}", f"--repository={repository(pool, artifact)}"]
     if plan and pool.gpu is not None:
         # The same GPU that Triton gets: what an init container was given goes on to the containers.
-        args += [f"--gpu-product={pool.gpu.product}", f"--compute-capability={pool.gpu.compute_capability}"]
+        args += [f"--gpu-product={plan_product(pool.gpu)}", f"--compute-capability={pool.gpu.compute_capability}"]
         args += [f"--tensorrt={context.triton.tensorrt}"]
         variables |= {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
     return pods.container(

@@ -61,14 +61,19 @@ def manifest() -> dict[str, Any]:
 
 def to_yaml() -> str:
     """The CustomResourceDefinition as the chart has it."""
+    return dump(manifest())
 
-    class Plain(yaml.SafeDumper):
-        """Writes what occurs twice twice."""
 
-        def ignore_aliases(self, _data: object) -> bool:
-            return True
+class _Plain(yaml.SafeDumper):
+    """Writes what occurs twice twice."""
 
-    return yaml.dump(manifest(), Dumper=Plain, sort_keys=False, width=120, allow_unicode=True)
+    def ignore_aliases(self, _data: object) -> bool:
+        return True
+
+
+def dump(body: dict[str, Any]) -> str:
+    """An object as people write it in YAML."""
+    return yaml.dump(body, Dumper=_Plain, sort_keys=False, width=120, allow_unicode=True)
 
 
 def schema() -> dict[str, Any]:

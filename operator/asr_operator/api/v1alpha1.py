@@ -376,8 +376,8 @@ class EngineSpec(ApiModel):
     """Type of weights and activations; features, softmax and lengths stay FP32. The default is FP16 for TensorRT and
     FP32 for OnnxRuntime. CPU pools and the fallback run FP32."""
     fallback: Fallback = Fallback.ONNX_RUNTIME
-    """What a GPU pool serves while it has no plan: OnnxRuntime (the resource is Ready and Degraded then), or None, which
-    waits for the plan."""
+    """What a GPU pool serves while it has no plan: OnnxRuntime (the resource is Ready and Degraded then), or None,
+    which waits for the plan."""
     max_batch_size: Annotated[int, Field(ge=1, le=512)] = 32
     """Largest batch of the ONNX model. Pools may use less without a rebuild."""
     shapes: Annotated[list[Shape], Field(max_length=16, json_schema_extra=ATOMIC)] = []
@@ -392,8 +392,8 @@ class Audio(ApiModel):
     wire: Wire = Wire.PCM16
     """Encoding of the audio that clients send. PCM16 is the smallest. A change rebuilds."""
     frontend: Frontend = Frontend.NUMPY
-    """Numpy computes the features inside the model's graph. NeMo runs NeMo's own preprocessor before it, as a reference;
-    it needs a Triton image with NeMo."""
+    """Numpy computes the features inside the model's graph. NeMo runs NeMo's own preprocessor before it, as a
+    reference; it needs a Triton image with NeMo."""
 
 
 class CheckAudio(ApiModel):
@@ -660,8 +660,8 @@ class Spec(ApiModel):
             Rule(
                 "!has(self.image) || !has(self.image.triton) || has(self.image.tensorrt) || "
                 "self.engine.preferred != 'TensorRT' || !self.pools.exists(p, has(p.gpu))",
-                "write image.tensorrt, the TensorRT version of image.triton (its variable TRT_VERSION): plans run on no "
-                "other",
+                "write image.tensorrt, the TensorRT version of image.triton (its variable TRT_VERSION): plans run on "
+                "no other",
                 ".image",
             ),
             Rule(
@@ -842,8 +842,8 @@ class AsrDeployment(ApiModel):
         json_schema_extra=rules(
             Rule(
                 f"size(self.metadata.name) <= {MAX_NAME} && self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
-                f"the name of an AsrDeployment has at most {MAX_NAME} characters: lower-case letters, digits and -, and a "
-                "letter first; its Services are named after it",
+                f"the name of an AsrDeployment has at most {MAX_NAME} characters: lower-case letters, digits and -, "
+                "a letter first; its Services are named after it",
             )
         )
     )

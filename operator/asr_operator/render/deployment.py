@@ -16,7 +16,8 @@ SERVER = "/opt/tritonserver/bin/tritonserver"
 PYTHON_MODELS = 3
 SHARED_MEMORY_BYTES = 16 * 1024 * 1024
 """That each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
-QUARTER_GIB = 256 * 1024 * 1024
+MIB = 1024 * 1024
+QUARTER_GIB = 256 * MIB
 MOST_SHARED_MEMORY = 32 * QUARTER_GIB
 PROBE_SECONDS = 5
 MIN_READY_SECONDS = 2
@@ -149,7 +150,10 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
             "volumes": [
                 {"name": "models", **models},
                 {"name": "tmp", "emptyDir": {}},
-                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": str(shared_memory(context.spec))}},
+                {
+                    "name": "shm",
+                    "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory(context.spec) // MIB}Mi"},
+                },
                 *([{"name": "tls", "secret": {"secretName": tls.name}}] if tls else []),
                 *storage_volumes,
             ],

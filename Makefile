@@ -29,7 +29,7 @@ GO_BUILD = cd tests/cluster/binary && GOTOOLCHAIN=local CGO_ENABLED=0 go build -
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status
+.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,7 +50,7 @@ lint: setup ## Style, types and layers
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
 
-cluster-setup: $(CLUSTER_BINARIES) .cache/images/asr-pause.tar ## Build and install what clusters need
+cluster-setup: setup $(CLUSTER_BINARIES) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
 	@python -m tests.cluster up
@@ -58,12 +58,20 @@ cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/clust
 cluster-down: ## End it and remove everything of it, also after a crash
 	@python -m tests.cluster down
 
+images: cluster-setup ## Build the images of operator, model builder and a CPU Triton for the test cluster
+	@python -m tests.cluster.images operator triton builder
+
 cluster-status: ## How each of its programs is
 	@python -m tests.cluster status
 
-lock: $(UV) ## Resolve requirements.lock anew from pyproject.toml
-	@$(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
-	  --no-annotate --no-header --extra builder --extra client --extra operator --extra dev pyproject.toml -o requirements.lock
+LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
+  --no-annotate --no-header pyproject.toml
+
+lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
+	@$(LOCK) --extra builder --extra client --extra operator --extra dev -o requirements.lock
+	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
+	@for image in operator builder; do \
+	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
 
 clean: ## Remove the environment and all caches of this folder
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -105,6 +113,9 @@ $(S3_SERVER): $(VENV)/.installed
 .cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
 	@$(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
 	  helm.sh/helm/v3/cmd/helm
+
+.cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
+	@mkdir -p $(@D); $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
 
 # No service of these packages is started: a policy-rc.d of our own says so while they are installed.
 .cache/cluster-packages: Makefile

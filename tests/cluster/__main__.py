@@ -6,8 +6,12 @@ import sys
 import time
 from pathlib import Path
 
+from rich.console import Console
+
 from tests.cluster.cluster import BINARY, DEFAULT_FOLDER, Cluster, ClusterRunsError
 from tests.cluster.machine import ClusterError
+
+console, errors = (Console(highlight=False, markup=False, soft_wrap=True, stderr=stderr) for stderr in (False, True))
 
 
 def main() -> int:
@@ -31,9 +35,9 @@ def main() -> int:
             case "status":
                 return _status(cluster)
             case "kubectl":
-                os.execve(BINARY, [str(BINARY), "kubectl", *options.arguments], os.environ | cluster.environment)
+                os.execve(BINARY, [str(BINARY), "kubectl", *options.arguments], os.environ | cluster.environment)  # noqa: S606 - a list
     except ClusterError as error:
-        print(f"error: {error}", file=sys.stderr)
+        errors.print(f"error: {error}")
         return 1
     return 0
 
@@ -43,17 +47,17 @@ def _up(cluster: Cluster) -> None:
     try:
         cluster.start()
     except ClusterRunsError:
-        print(f"It runs already ({cluster.url}).")
+        console.print(f"It runs already ({cluster.url}).")
     else:
         cluster.stay()
-        print(f"The cluster works after {time.monotonic() - began:.0f} s ({cluster.url}).")
-    print(f"export KUBECONFIG={cluster.kubeconfig} NO_PROXY={cluster.environment['NO_PROXY']}")
+        console.print(f"The cluster works after {time.monotonic() - began:.0f} s ({cluster.url}).")
+    console.print(f"export KUBECONFIG={cluster.kubeconfig} NO_PROXY={cluster.environment['NO_PROXY']}")
 
 
 def _status(cluster: Cluster) -> int:
     found = cluster.status()
     for name, state in found.items():
-        print(f"{name:<25}{state}")
+        console.print(f"{name:<25}{state}")
     return 0 if all(state.startswith("works") for state in found.values()) else 1
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from tests.cluster import components, machine
+from tests.cluster import components, images, machine
 from tests.cluster.components import Component, Plan
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.pki import Authority, kubeconfig
@@ -25,12 +25,21 @@ from tests.cluster.supervisor import SANDBOX_FOLDER, STAY
 PROJECT = Path(__file__).parents[2]
 BINARY = PROJECT / ".cache" / "bin" / "kube-node"
 HELM = PROJECT / ".cache" / "bin" / "helm"
-PAUSE_IMAGE = PROJECT / ".cache" / "images" / "asr-pause.tar"
 DEFAULT_FOLDER = PROJECT / ".cache" / "cluster"
 MANIFESTS = Path(__file__).parent / "manifests"
 PLUGINS = Path("/usr/lib/cni")
 CONTROL_PLANE_PROGRAMS = ("openssl",)
-NODE_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr", "runc", "iptables", "ip", "unshare", "nsenter")
+NODE_PROGRAMS = (
+    "containerd",
+    "containerd-shim-runc-v2",
+    "ctr",
+    "runc",
+    "iptables",
+    "ip",
+    "unshare",
+    "nsenter",
+    "buildah",
+)
 CONTROL_PLANE_PORTS = ("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 NODE_PORTS = {  # in the sandbox all are free
     "etcd": 2379,
@@ -42,6 +51,7 @@ NODE_PORTS = {  # in the sandbox all are free
 }
 NODE_USERS = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "metrics-server")
 UPLINK = "uplink"
+CTR = ("ctr", "--namespace", "k8s.io")
 PRIVATE = ("/var/lib/cni", "/var/log/containers")  # written by libcni and the kubelet, wherever their state is
 MANY_ENDS = 6
 
@@ -162,7 +172,7 @@ class ApiServer:
                 plan = Plan(self.folder, BINARY, "127.0.0.1", ports, services="10.96.0.0/24")
                 self._prepare(plan, users=("kube-controller-manager", "kube-scheduler"))
                 self._launch(components.control_plane(plan), None)
-            self._await_components()
+            self._await_components(components.control_plane(plan))
 
     def stop(self) -> None:
         """End all its processes and remove its folder. What is not there is no error."""
@@ -258,8 +268,8 @@ class ApiServer:
             )
         machine.save_process(self._process_file, self._supervisor.pid)
 
-    def _await_components(self) -> None:
-        for part in self._parts():
+    def _await_components(self, parts: list[Component]) -> None:
+        for part in parts:
             until(
                 functools.partial(self._works, part),
                 f"{part.name} to work",
@@ -307,15 +317,17 @@ class Cluster(ApiServer):
             raise ClusterError("a cluster with a node needs root; `ApiServer` does not")
         with self._undone_on_failure():
             with machine.starting():
-                self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, PAUSE_IMAGE, PLUGINS / "bridge")
+                self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, images.PAUSE, PLUGINS / "bridge")
                 number = self._free_network()
                 plan = _plan(self.folder, number)
                 self._prepare(plan, users=NODE_USERS)
                 self._launch(components.control_plane(plan) + components.node(plan), _sandbox(plan))
                 self._connect(number)
-            self._await_components()
-            self.import_image(PAUSE_IMAGE)
+            self._await_components(components.control_plane(plan))
             self.apply(*components.system_objects(plan, self.folder.joinpath("pki/ca.crt").read_bytes()))
+            (self.folder / components.RIGHTS).touch()
+            self._await_components(components.node(plan))
+            self.use_image("pause")
             until(self._node_ready, f"node {components.NODE} to be ready")
             until(self._metrics_available, "metrics to be served")
 
@@ -327,15 +339,30 @@ class Cluster(ApiServer):
             with suppress(OSError):  # another's, and not empty
                 Path(path).rmdir()
 
-    def import_image(self, archive: Path) -> None:
-        """Give the node an image from a `docker-archive` or `oci-archive`."""
-        self.node("ctr", "--namespace", "k8s.io", "images", "import", "--all-platforms", str(archive), seconds=600)
+    def use_image(self, name: str) -> str:
+        """Build one of `images.IMAGES` as far as it changed, give it to the node, and return its name for manifests.
+
+        Raises:
+            ImageError: It cannot be built or imported.
+        """
+        identity, reference = images.build(name), images.reference(name)
+        if f"sha256:{identity}" not in self.node(*CTR, "images", "list", "--quiet"):
+            images.stream(name, self._inside(*CTR, "images", "import", "--all-platforms", "-"))
+            self._drop_archives()
+        return reference
+
+    def _drop_archives(self) -> None:
+        """Remove the layers' archives: unpacked, they are of no more use, and the builder's takes gigabytes."""
+        for line in self.node(*CTR, "content", "list").splitlines():
+            if "containerd.io/uncompressed=" in line:
+                self.node(*CTR, "content", "remove", line.split()[0])
+
+    def _inside(self, *command: str) -> list[str]:
+        return ["nsenter", f"--target={self._sandbox_process()}", "--mount", "--net", "--pid", "--", *command]
 
     def node(self, *command: str, seconds: float = 60.0) -> str:
         """Run a program of the host's on the node, as root; returns what it prints."""
-        target = f"--target={self._sandbox_process()}"
-        inside = ["nsenter", target, "--mount", "--net", "--pid", "--", *command]
-        return machine.run(inside, environment={}, seconds=seconds)
+        return machine.run(self._inside(*command), environment={}, seconds=seconds)
 
     def pid(self, component: str) -> int:
         """Process id of a running component, as this machine counts."""

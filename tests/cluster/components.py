@@ -11,6 +11,7 @@ from typing import Any
 
 NODE = "asr-node"
 DOMAIN = "cluster.local"
+RIGHTS = "state/rights"  # a file that says: what programs may do is in the API server now
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +22,13 @@ class Component:
         name: Also of its log, `logs/<name>.log`.
         command: Program and arguments.
         health: A URL that answers 200 when it works.
+        after: A file, relative to the state folder, that must be there before the first start.
     """
 
     name: str
     command: list[str]
     health: str
+    after: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +106,7 @@ def node(plan: Plan) -> list[Component]:
             "coredns",
             [binary, "coredns", "-conf", str(folder / "config/Corefile")],
             f"http://{plan.address}:8181/ready",
+            after=RIGHTS,
         ),
         Component(
             "metrics-server",
@@ -114,9 +118,17 @@ def node(plan: Plan) -> list[Component]:
                 *("--tls-cert-file", str(plan.pki / "server.crt")),
                 *("--tls-private-key-file", str(plan.pki / "server.key")),
                 *("--kubelet-certificate-authority", str(plan.pki / "ca.crt")),
-                *("--kubelet-preferred-address-types", "InternalIP", "--metric-resolution", "10s"),
+                *(
+                    "--kubelet-preferred-address-types",
+                    "InternalIP",
+                    "--metric-resolution",
+                    "10s",
+                    "--kubelet-request-timeout",
+                    "5s",
+                ),
             ],
             plan.url("metrics-server", "/livez"),
+            after=RIGHTS,
         ),
     ]
 
@@ -231,7 +243,7 @@ def _etcd(plan: Plan) -> Component:
             *("--initial-cluster", f"default={peer}", "--initial-cluster-token", "asr"),
             "--unsafe-no-fsync",  # a cluster for tests does not outlive its machine's power
         ],
-        f"{client}/health",
+        plan.url("kube-apiserver", "/readyz/etcd"),
     )
 
 
@@ -349,7 +361,7 @@ state = "/run/containerd"
   address = "/run/containerd/containerd.sock"
 
 [plugins."io.containerd.grpc.v1.cri"]
-  sandbox_image = "localhost/asr-pause:1"
+  sandbox_image = "localhost/asr-pause:test"
   # Where CAP_SYS_RESOURCE is missing, lowering a score fails: "can't get final child's PID from pipe: EOF".
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
@@ -420,8 +432,6 @@ def _kubelet(plan: Plan) -> dict[str, object]:
         "cgroupRoot": f"/{plan.cgroup}",
         "failCgroupV1": False,
         "failSwapOn": False,
-        # The kernel's settings are the host's; the sandbox may not write them, and the kubelet takes that as it is.
-        "featureGates": {"KubeletInUserNamespace": True},
         "podLogsDir": str(plan.folder / "pod-logs"),
         "volumePluginDir": str(plan.folder / "kubelet/volume-plugins"),
         "imageGCHighThresholdPercent": 100,  # images are imported, and cannot be pulled again

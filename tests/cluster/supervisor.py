@@ -21,9 +21,17 @@ from typing import Any
 
 STAY = b"stay\n"
 SANDBOX_FOLDER = Path("/run/cluster")
-SETUP_SECONDS = 20.0
+SETUP_SECONDS, POLL_SECONDS = 20.0, 0.1
 FIRST_PAUSE, LONGEST_PAUSE = 0.3, 5.0
 SIGNALS = (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT)
+KUBELET_SETTINGS = (
+    "kernel/keys/root_maxbytes",
+    "kernel/keys/root_maxkeys",
+    "kernel/panic",
+    "kernel/panic_on_oops",
+    "vm/overcommit_memory",
+    "vm/panic_on_oom",
+)
 PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -45,6 +53,7 @@ class _Supervisor:
     def __init__(self, folder: Path, components: list[dict[str, Any]]) -> None:
         self._folder = folder
         self._commands = {component["name"]: component["command"] for component in components}
+        self._after = {component["name"]: folder / component["after"] for component in components if component["after"]}
         self._running: dict[int, str] = {}
         self._ends = dict.fromkeys(self._commands, 0)
         self._due = dict.fromkeys(self._commands, 0.0)
@@ -53,6 +62,9 @@ class _Supervisor:
         while True:
             now = time.monotonic()
             for name in [name for name, due in self._due.items() if due <= now]:
+                if name in self._after and not self._after[name].exists():
+                    self._due[name] = now + POLL_SECONDS
+                    continue
                 del self._due[name]
                 self._start(name)
             wait = max(0.0, min(self._due.values()) - time.monotonic()) if self._due else 3600.0
@@ -123,9 +135,8 @@ def _enter_sandbox(folder: Path, sandbox: dict[str, Any]) -> Path:
     for path in sandbox["private"]:  # fixed in the programs that write there
         Path(path).mkdir(parents=True, exist_ok=True)
         _do("mount", "-t", "tmpfs", "tmpfs", path)
-    for path in ("/proc/sys/kernel", "/proc/sys/vm"):  # the kubelet would change the host's settings
-        _do("mount", "--bind", path, path)
-        _do("mount", "-o", "remount,ro,bind", path)
+    for name in KUBELET_SETTINGS:
+        _shadow(Path("/proc/sys") / name)
     for group in sandbox["cgroups"]:
         _make_cgroup(Path(group))
     _do("ip", "link", "set", "lo", "up")
@@ -134,6 +145,14 @@ def _enter_sandbox(folder: Path, sandbox: dict[str, Any]) -> Path:
     _do("ip", "link", "set", sandbox["device"], "up")
     Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
     return SANDBOX_FOLDER
+
+
+def _shadow(setting: Path) -> None:
+    """Let the sandbox have a copy of a kernel setting; the kubelet insists on writing what is the whole machine's."""
+    copy = Path("/run/settings") / setting.name
+    copy.parent.mkdir(exist_ok=True)
+    copy.write_text(setting.read_text())
+    _do("mount", "--bind", str(copy), str(setting))
 
 
 def _make_cgroup(group: Path) -> None:

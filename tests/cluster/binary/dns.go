@@ -5,6 +5,7 @@ import (
 	"github.com/coredns/coredns/coremain"
 
 	// Only what a cluster without a way out needs; CoreDNS's own list brings in the SDKs of three clouds.
+	_ "github.com/coredns/coredns/plugin/bind"
 	_ "github.com/coredns/coredns/plugin/cache"
 	_ "github.com/coredns/coredns/plugin/errors"
 	_ "github.com/coredns/coredns/plugin/health"
@@ -13,6 +14,6 @@ import (
 )
 
 func dns() {
-	dnsserver.Directives = []string{"health", "ready", "errors", "cache", "kubernetes"}
+	dnsserver.Directives = []string{"bind", "health", "ready", "errors", "cache", "kubernetes"}
 	coremain.Run()
 }

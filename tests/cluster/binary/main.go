@@ -5,6 +5,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"slices"
@@ -37,7 +38,7 @@ var programs = map[string]func(){
 	"kube-proxy":              func() { run(proxy.NewProxyCommand()) },
 	"kube-scheduler":          func() { run(scheduler.NewSchedulerCommand()) },
 	"kubectl":                 func() { run(kubectl.NewDefaultKubectlCommand()) },
-	"kubelet":                 func() { run(kubelet.NewKubeletCommand(server.SetupSignalContext())) },
+	"kubelet":                 func() { run(kubelet.NewKubeletCommand(context.Background())) },
 	"metrics-server":          func() { run(metrics.NewMetricsServerCommand(server.SetupSignalHandler())) },
 }
 

@@ -387,7 +387,8 @@ def test_the_status_of_the_same_is_the_same_and_says_one_thing(resource: Object,
         if data.draw(st.booleans())
     }
     seen = Observation({}, pools)
-    known = data.draw(st.sampled_from([{}, {jobs.onnx(found).name: ONNX}]))
+    build = jobs.onnx(found).name
+    known = data.draw(st.sampled_from([{}, {build: ONNX.model_copy(update={"build": build})}]))
     decision = decide.decide(found, known, seen)
     once = status.reduce(found, decision, seen, api.Status(), generation=1, now=NOW)
     later = NOW + timedelta(days=1)

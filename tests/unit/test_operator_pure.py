@@ -13,8 +13,8 @@ from asr_operator import conditions, decide, names, status
 from asr_operator.api import v1alpha1 as api
 from asr_operator.compare import difference
 from asr_operator.conditions import Finding, merge, transitions
-from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
 from asr_operator.events import Reason
+from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
 from asr_operator.render import jobs
 from asr_operator.store import Store
 from tests.support.operator_examples import ONNX, context, plan_for, resources

@@ -72,6 +72,7 @@ ENGINES = {
     EngineChoice.tensorrt: Engine.TENSORRT,
     EngineChoice.both: Engine.BOTH,
 }
+TERMINATION_BYTES = 4096
 MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 """Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
@@ -506,8 +507,12 @@ def _reporter(*, json_log: bool) -> Reporter:
 
 
 def _terminate(path: Path | None, result: dict[str, Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(result)[:4096], encoding="utf-8")
+    """Write what Kubernetes is to show of this pod. It keeps the first 4096 bytes: a message is cut, JSON is not."""
+    if path is None:
+        return
+    while len(text := json.dumps(result, ensure_ascii=False).encode()) > TERMINATION_BYTES and result.get("message"):
+        result = result | {"message": result["message"][: len(result["message"]) * 9 // 10]}
+    path.write_bytes(text)
 
 
 @contextmanager
@@ -524,7 +529,7 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
     try:
         yield
     except BuilderError as error:
-        result = {"reason": error.reason, "message": str(error)[:3000], "transient": error.transient}
+        result = {"reason": error.reason, "message": str(error), "transient": error.transient}
         _terminate(termination_log, result)
         if json_log:
             JsonReporter().error(str(error), reason=error.reason, exit_code=error.exit_code)

@@ -44,6 +44,8 @@ class Reason(StrEnum):
     """Overrides of a pool's batching do not fit what was built."""
     PODS_FAIL = "PodsFail"
     """Pods of the newest generation end with errors."""
+    KEDA_MISSING = "KedaMissing"
+    """A pool is to be scaled by KEDA, which the cluster does not have."""
     NO_TRITON_IMAGE = "NoTritonImage"
     """The operator's list has no image with the TensorRT that the resource asks for."""
     INVALID_SPEC = "InvalidSpec"

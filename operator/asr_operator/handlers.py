@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import kopf
@@ -35,6 +36,9 @@ class Operator:
         self.queue: KeyedQueue[Key] = KeyedQueue(self._work, failed=self._failed)
         self.synced: float | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        metrics.DEPTH.set_function(lambda: self.queue.depth)
+        metrics.LONGEST.set_function(lambda: self.queue.longest_running)
+        metrics.RESOURCES.set_function(lambda: len(self.store.keys(api.KIND)))
 
     def register(self, registry: kopf.OperatorRegistry) -> None:
         """Tell kopf what to watch, and what to do at the start, at the end, and when it is asked for its health."""
@@ -51,6 +55,9 @@ class Operator:
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:  # noqa: ANN401 (kopf's)
         """Set kopf up, read everything, and begin to work."""
         configure(settings)
+        # Each pass has a thread, and so has the resync; asyncio's own number goes by the machine's cores.
+        threads = ThreadPoolExecutor(self.settings.workers + 1, thread_name_prefix="pass")
+        asyncio.get_running_loop().set_default_executor(threads)
         for delay in (*FIRST_SYNC_BACKOFF, None):
             try:
                 await self._sync()
@@ -88,7 +95,6 @@ class Operator:
             keys |= self.store.owners(seen)
         for key in keys:
             self.queue.add(key)
-        metrics.DEPTH.set(self.queue.depth)
 
     async def resources(self, **_: Any) -> dict[str, float]:  # noqa: ANN401
         """For /healthz: an operator whose work hangs, or that cannot read, is to be restarted.
@@ -107,7 +113,6 @@ class Operator:
 
     async def _work(self, key: Key) -> float | None:
         started = time.monotonic()
-        metrics.DEPTH.set(self.queue.depth)
         try:
             again = await asyncio.wait_for(asyncio.to_thread(self.reconciler.reconcile, key), RECONCILE_SECONDS)
         finally:
@@ -127,9 +132,7 @@ class Operator:
         await asyncio.to_thread(self.cluster.sync)
         self.synced = time.monotonic()
         metrics.SYNCED.set_to_current_time()
-        keys = self.store.keys(api.KIND)
-        metrics.RESOURCES.set(len(keys))
-        for key in keys:
+        for key in self.store.keys(api.KIND):
             self.queue.add(key)
 
     async def _resync(self) -> None:

@@ -69,8 +69,9 @@ class KeyedQueue(Generic[K]):
 
     @property
     def longest_running(self) -> float:
-        """Seconds that the oldest run has taken so far."""
-        return time.monotonic() - min(self._running.values(), default=time.monotonic())
+        """Seconds that the oldest run has taken so far. Safe to ask from other threads."""
+        now = time.monotonic()
+        return now - min(list(self._running.values()), default=now)
 
     @property
     def idle(self) -> bool:

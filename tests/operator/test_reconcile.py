@@ -248,6 +248,15 @@ def test_what_the_api_server_refuses_is_told_in_its_words(api: ApiServer, acting
 
 
 @pytest.mark.usefixtures("running")
+def test_a_pool_that_keda_is_to_scale_is_told_that_there_is_none(api: ApiServer, acting: Acting) -> None:
+    scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
+    api.apply(manifest(acting.namespace, pools=[{"name": "cpu", "autoscaling": scaling}]))
+    acting.until("Stalled", ("True", "KedaMissing"))
+    api.apply(manifest(acting.namespace, pools=[{"name": "cpu", "autoscaling": scaling | {"provider": "HPA"}}]))
+    served(acting)
+
+
+@pytest.mark.usefixtures("running")
 def test_a_pool_that_is_no_longer_wanted_serves_until_the_others_do(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     served(acting)

@@ -3,6 +3,8 @@
 from collections.abc import Container, Iterable
 
 from asr_operator.api import v1alpha1 as api
+from asr_operator.errors import StalledError
+from asr_operator.events import Reason
 from asr_operator.render import autoscaler, deployment, networkpolicy, poddisruptionbudget, podmonitor, services
 from asr_operator.render.context import Context, Object
 
@@ -16,6 +18,9 @@ def desired(
         context: The resource.
         pools: Each with what to serve; None leaves its Deployment as it is.
         kinds: That the cluster knows.
+
+    Raises:
+        StalledError: A pool is scaled by KEDA, which the cluster does not have.
     """
     found: list[Object | None] = [
         services.client(context),
@@ -26,6 +31,13 @@ def desired(
         found.append(poddisruptionbudget.poddisruptionbudget(context, pool))
         if serving is not None:
             found.append(deployment.deployment(context, pool, serving))
-        found += [autoscaler.horizontalpodautoscaler(context, pool), autoscaler.scaledobject(context, pool)]
-    found.append(podmonitor.podmonitor(context))
-    return [item for item in found if item is not None and item["kind"] in kinds]
+        scaled = autoscaler.scaledobject(context, pool)
+        if scaled is not None and scaled["kind"] not in kinds:
+            raise StalledError(
+                Reason.KEDA_MISSING,
+                f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
+            )
+        found += [autoscaler.horizontalpodautoscaler(context, pool), scaled]
+    if podmonitor.KIND in kinds:
+        found.append(podmonitor.podmonitor(context))
+    return [item for item in found if item is not None]

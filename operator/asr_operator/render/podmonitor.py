@@ -3,6 +3,8 @@
 from asr_operator import names
 from asr_operator.render.context import Context, Object
 
+KIND = "PodMonitor"
+
 
 def podmonitor(context: Context) -> Object | None:
     """None where the operator's settings turn it off."""
@@ -11,7 +13,7 @@ def podmonitor(context: Context) -> Object | None:
         return None
     return {
         "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PodMonitor",
+        "kind": KIND,
         "metadata": context.metadata(context.name, "monitor", labels=dict(settings.labels)),
         "spec": {
             "selector": {"matchLabels": names.server_selector(context.name)},

@@ -45,11 +45,11 @@ def gpu_pool(name: str = "l4", **more: object) -> dict[str, Any]:
 
 
 class Operator:
-    """`asr-operator run` over one API server."""
+    """`asr-operator run` over one API server, by its kubeconfig or another one."""
 
-    def __init__(self, server: ApiServer, folder: Path, **settings: object) -> None:
+    def __init__(self, server: ApiServer, folder: Path, *, kubeconfig: Path | None = None, **settings: object) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.server = server
+        self._environment = server.environment | ({"KUBECONFIG": str(kubeconfig)} if kubeconfig else {})
         ports = free_ports(["health", "metrics"])
         self.health, self.metrics = ports["health"], ports["metrics"]
         self._settings = folder / "settings.yaml"
@@ -63,7 +63,7 @@ class Operator:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "asr_operator", "run"],
-                env=os.environ | self.server.environment | {"ASR_OPERATOR_SETTINGS": str(self._settings)},
+                env=os.environ | self._environment | {"ASR_OPERATOR_SETTINGS": str(self._settings)},
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -107,7 +107,9 @@ class Acting:
                 return item["status"], item["reason"]
         return None
 
-    def until(self, kind: str, expected: tuple[str, str] | None, name: str = "english") -> None:
+    def until(
+        self, kind: str, expected: tuple[str, str] | None, name: str = "english", *, seconds: float = 30
+    ) -> None:
         """Wait for a condition of this generation."""
 
         def there() -> bool:
@@ -118,7 +120,7 @@ class Acting:
                 and self.condition(kind, name) == expected
             )
 
-        until(there, f"{kind} {expected} of {name}: {self.status(name)}", seconds=30)
+        until(there, f"{kind} {expected} of {name}: {self.status(name)}", seconds=seconds)
 
     def job(self, kind: str, *, other_than: str = "") -> dict[str, Any]:
         """The Job of a build (`build` or `onnx`, `plan`) whose pod is there."""

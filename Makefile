@@ -21,9 +21,9 @@ S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
 CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
-CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm
+CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
 CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
-GO_BUILD = cd tests/cluster/binary && GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
+GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 
 # A company's own certificates, where the system has them.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
@@ -39,7 +39,7 @@ setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests
 demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
 	@python -m tests.demo.demo
 
-test: setup lint ## All that this machine can run: style, types, layers, unit and builder tests
+test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest
 
 lint: setup ## Style, types and layers
@@ -104,18 +104,24 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(UV)
 
 $(S3_SERVER): $(VENV)/.installed
 	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
-	mkdir -p $(@D) && GOTOOLCHAIN=local GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
 
 .cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
 	@echo "Building Kubernetes for demo and tests (10 minutes on two cores the first time)"
-	@$(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
+	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
 
 .cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
-	@$(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
+	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
 	  helm.sh/helm/v3/cmd/helm
 
+# Of all the places that Prometheus can look for targets, only Kubernetes is built in.
+.cache/bin/prometheus .cache/bin/promtool: tests/cluster/prometheus/go.sum | .cache/bin/kube-node
+	@echo "Building $(@F) for demo and tests"
+	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
+	  github.com/prometheus/prometheus/cmd/$(@F)
+
 .cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
-	@mkdir -p $(@D); $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
+	@mkdir -p $(@D) && cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
 
 # No service of these packages is started: a policy-rc.d of our own says so while they are installed.
 .cache/cluster-packages: Makefile

@@ -26,7 +26,6 @@ PROJECT = Path(__file__).parents[2]
 BINARY = PROJECT / ".cache" / "bin" / "kube-node"
 HELM = PROJECT / ".cache" / "bin" / "helm"
 DEFAULT_FOLDER = PROJECT / ".cache" / "cluster"
-MANIFESTS = Path(__file__).parent / "manifests"
 PLUGINS = Path("/usr/lib/cni")
 CONTROL_PLANE_PROGRAMS = ("openssl",)
 NODE_PROGRAMS = (
@@ -314,7 +313,7 @@ class Cluster(ApiServer):
             ClusterError: Something is missing, or runs there already, or does not start.
         """
         if os.geteuid() != 0:
-            raise ClusterError("a cluster with a node needs root; `ApiServer` does not")
+            raise ClusterError("a cluster with a node needs root: run this as root (`sudo`); `ApiServer` does not")
         with self._undone_on_failure():
             with machine.starting():
                 self._check_start(CONTROL_PLANE_PROGRAMS + NODE_PROGRAMS, BINARY, images.PAUSE, PLUGINS / "bridge")

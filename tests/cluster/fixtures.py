@@ -1,11 +1,21 @@
 """pytest fixtures: `api_server`, `cluster`, `namespace`. How to use them: README.md in this folder."""
 
+import os
 import secrets
 from collections.abc import Iterator
 
 import pytest
 
 from tests.cluster.cluster import ApiServer, Cluster
+
+
+@pytest.hookimpl(trylast=True)  # when `-k` and `-m` have chosen
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say at once what cannot run, not after 20 minutes; nothing is skipped silently."""
+    if os.geteuid() != 0 and any("cluster" in getattr(item, "fixturenames", ()) for item in items):
+        raise pytest.UsageError(
+            "tests that start a Kubernetes node need root: run as root, or leave them out with `--ignore=tests/e2e`"
+        )
 
 
 @pytest.fixture(scope="session")

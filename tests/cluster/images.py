@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -22,6 +23,7 @@ from rich.console import Console
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
 PIP_PYTHON = PROJECT / ".cache" / "bootstrap" / "bin" / "python"  # the environment itself has no pip
+PROGRAMS = PROJECT / ".cache" / "bin"
 PAUSE = FOLDER / "pause" / "pause"
 DOCKERFILES = Path(__file__).parent / "images"
 PREFIX = "localhost"
@@ -186,6 +188,21 @@ def _triton_context() -> Path:
     return folder
 
 
+def _program_context(name: str, *programs: str) -> Path:
+    """Programs that `make cluster-setup` built.
+
+    Raises:
+        ImageError: One is missing.
+    """
+    folder = FOLDER / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for program in programs:
+        if not (PROGRAMS / program).exists():
+            raise ImageError(f"{PROGRAMS / program} is missing; run `make cluster-setup`")
+        shutil.copy2(PROGRAMS / program, folder)
+    return folder
+
+
 def locked(lock: str, names: Sequence[str]) -> str:
     """The entries of a lock file that have these names.
 
@@ -203,6 +220,10 @@ IMAGES = {
     "base": Image(DOCKERFILES / "base.Dockerfile", None, _base_context),
     "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project),
     "triton": Image(DOCKERFILES / "triton.Dockerfile", "base", _triton_context),
+    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", partial(_program_context, "s3", "versitygw")),
+    "prometheus": Image(
+        DOCKERFILES / "prometheus.Dockerfile", "base", partial(_program_context, "prometheus", "prometheus", "promtool")
+    ),
     "builder": Image(PROJECT / "model_builder" / "Dockerfile", "triton", _project),
 }
 

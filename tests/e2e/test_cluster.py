@@ -16,6 +16,7 @@ import pytest
 from tests.cluster import machine, nodes
 from tests.cluster.cluster import BINARY, PROJECT, ApiServer, Cluster
 from tests.cluster.machine import ClusterError, until
+from tests.cluster.pods import await_ready, pod, pod_spec, run_to_end, service
 
 SERVER = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)"
 
@@ -23,43 +24,6 @@ SERVER = "import http.server; http.server.test(http.server.SimpleHTTPRequestHand
 @pytest.fixture(scope="session")
 def image(cluster: Cluster) -> str:
     return cluster.use_image("base")
-
-
-def pod_spec(image: str, *command: str, cpu: str = "10m") -> dict[str, Any]:
-    """A pod that restricted Pod Security admits."""
-    return {
-        "securityContext": {"runAsNonRoot": True, "runAsUser": 65532, "seccompProfile": {"type": "RuntimeDefault"}},
-        "terminationGracePeriodSeconds": 0,
-        "containers": [
-            {
-                "name": "main",
-                "image": image,
-                "command": list(command),
-                "workingDir": "/usr/lib",
-                "resources": {"requests": {"cpu": cpu}},
-                "securityContext": {
-                    "allowPrivilegeEscalation": False,
-                    "readOnlyRootFilesystem": True,
-                    "capabilities": {"drop": ["ALL"]},
-                },
-            }
-        ],
-    }
-
-
-def pod(name: str, namespace: str, spec: dict[str, Any]) -> dict[str, Any]:
-    metadata = {"name": name, "namespace": namespace, "labels": {"app": name}}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def service(name: str, namespace: str, *, app: str) -> dict[str, Any]:
-    spec = {"selector": {"app": app}, "ports": [{"port": 80, "targetPort": 8080}]}
-    metadata = {"name": name, "namespace": namespace}
-    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
-
-
-def ready(cluster: Cluster, namespace: str, name: str) -> None:
-    cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", f"pod/{name}", "--timeout=60s", seconds=70)
 
 
 @pytest.fixture
@@ -70,7 +34,7 @@ def web(cluster: Cluster, namespace: str, image: str) -> str:
     """
     server = pod("web", namespace, pod_spec(image, "python3", "-c", SERVER))
     cluster.apply(server, service("site", namespace, app="web"))
-    ready(cluster, namespace, "web")
+    await_ready(cluster, namespace, "web")
     listening = "import urllib.request as u; u.urlopen('http://site', timeout=5); print('yes')"
     until(lambda: attempt(cluster, namespace, listening), "the pod to answer through its Service")
     return namespace
@@ -91,9 +55,7 @@ def python(cluster: Cluster, namespace: str, script: str) -> str:
 
 def test_a_pod_resolves_a_service_and_reaches_another_pod_by_it(cluster: Cluster, web: str, image: str) -> None:
     fetch = "import urllib.request as u; print(u.urlopen('http://site/os-release', timeout=20).status)"
-    cluster.apply(pod("caller", web, pod_spec(image, "python3", "-c", fetch) | {"restartPolicy": "Never"}))
-    cluster.kubectl("wait", "-n", web, "--for=jsonpath={.status.phase}=Succeeded", "pod/caller", "--timeout=60s")
-    assert cluster.kubectl("logs", "-n", web, "caller") == "200\n"
+    assert run_to_end(cluster, web, "caller", pod_spec(image, "python3", "-c", fetch)) == "200\n"
 
 
 def test_a_pod_reaches_the_api_server_by_its_service_with_its_token(cluster: Cluster, web: str) -> None:
@@ -215,7 +177,7 @@ def test_a_pod_that_asks_for_a_gpu_runs_on_a_node_that_acts_one(cluster: Cluster
     labels = nodes.gpu_labels("NVIDIA-L4", "8.9")
     nodes.act_gpus(cluster, 2, labels)
     try:
-        ready(cluster, namespace, "asks")
+        await_ready(cluster, namespace, "asks")
     finally:
         nodes.act_gpus(cluster, 0, dict.fromkeys(labels, ""))
 
@@ -244,7 +206,7 @@ def test_a_killed_program_is_started_again_and_the_cluster_works(cluster: Cluste
     os.kill(killed, signal.SIGKILL)
     until(lambda: component_is_new(cluster, component, killed), f"{component} to be back")
     until(lambda: all(state.startswith("works") for state in cluster.status().values()), "all components")
-    ready(cluster, web, "web")
+    await_ready(cluster, web, "web")
     assert until(lambda: attempt(cluster, web, "print('alive')"), "the pod to be reached") == "alive\n"
 
 

@@ -96,6 +96,7 @@ def test_an_evicted_build_is_not_a_failed_one(api: ApiServer, acting: Acting) ->
     }
     path = f"/api/v1/namespaces/{acting.namespace}/pods/{first['metadata']['name']}/eviction"
     api.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    acting.end(job, 143, {"reason": "Interrupted", "message": "interrupted", "transient": True})
     until(
         lambda: [
             pod

@@ -6,7 +6,7 @@ import json
 import ssl
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -57,8 +57,9 @@ def refusing(server: ApiServer, folder: Path) -> Iterator[Refusals]:
                 return
             connection = http.client.HTTPSConnection(there.hostname or "", there.port, context=to_server)
             kept = {name: value for name, value in self.headers.items() if name.lower() not in {"host", "connection"}}
-            connection.request(self.command, self.path, body, kept)
-            with connection.getresponse() as response:
+            with closing(connection):
+                connection.request(self.command, self.path, body, kept)
+                response = connection.getresponse()
                 if "watch=true" not in self.path:
                     self.answer(response.status, response.read())
                     return

@@ -1,0 +1,97 @@
+"""What demo and tests need beside the product, in the cluster: an S3 server and Prometheus (`manifests/`)."""
+
+import base64
+import json
+import secrets
+import urllib.parse
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.cluster.cluster import Cluster
+
+MANIFESTS = Path(__file__).parent / "manifests"
+BUCKET = "asr-models"
+S3_SECRET = "s3"  # noqa: S105 - its name
+ROLLOUT_SECONDS = 90
+
+
+@dataclass(frozen=True, slots=True)
+class S3:
+    """An S3 server in the cluster, with an empty bucket.
+
+    Attributes:
+        uri: Of the bucket.
+        secret: Name of the Secret, in the server's namespace, that has all that a pod needs, for `envFrom`.
+        environment: What a program on the host needs.
+    """
+
+    uri: str
+    secret: str
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Prometheus:
+    """The cluster's Prometheus.
+
+    Attributes:
+        address: In the cluster.
+        host_address: On the host.
+    """
+
+    address: str
+    host_address: str
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Evaluate a PromQL expression now: each result has `metric`, the labels, and `value`, time and a text.
+
+        Raises:
+            OSError: Prometheus does not answer, or refuses the expression.
+        """
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        parameters = urllib.parse.urlencode({"query": expression})
+        with opener.open(f"{self.host_address}/api/v1/query?{parameters}", timeout=10) as response:
+            found: list[dict[str, Any]] = json.load(response)["data"]["result"]
+            return found
+
+
+def start_s3(cluster: Cluster, namespace: str) -> S3:
+    """Start an S3 server in a namespace, if there is none yet, and wait until it is ready."""
+    cluster.use_image("s3")
+    if not cluster.kubectl("get", "secret", S3_SECRET, "-n", namespace, "--ignore-not-found"):
+        _create_s3_secret(cluster, namespace)
+    address = _start(cluster, "s3", namespace)
+    data = cluster.get("secret", S3_SECRET, "-n", namespace)["data"]
+    inside = {name: base64.b64decode(value).decode() for name, value in data.items()}
+    outside = {"AWS_ENDPOINT_URL": f"http://{address}:9000", "NO_PROXY": address, "no_proxy": address}
+    return S3(f"s3://{BUCKET}", S3_SECRET, inside | outside)
+
+
+def start_prometheus(cluster: Cluster) -> Prometheus:
+    """Start the cluster's Prometheus, in the namespace `monitoring`, and wait until it is ready."""
+    cluster.use_image("prometheus")
+    address = _start(cluster, "prometheus", "monitoring")
+    return Prometheus("http://prometheus.monitoring.svc.cluster.local:9090", f"http://{address}:9090")
+
+
+def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
+    values = {
+        "AWS_ACCESS_KEY_ID": "demo",
+        "AWS_SECRET_ACCESS_KEY": secrets.token_urlsafe(24),
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://s3.{namespace}.svc.cluster.local:9000",
+    }
+    metadata = {"name": S3_SECRET, "namespace": namespace}
+    cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values})
+
+
+def _start(cluster: Cluster, name: str, namespace: str) -> str:
+    """Apply a manifest and wait for its Deployment; returns the address of its Service."""
+    manifest = MANIFESTS / f"{name}.yaml"
+    cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
+    waited = f"--timeout={ROLLOUT_SECONDS}s"
+    cluster.kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", waited, seconds=ROLLOUT_SECONDS + 10)
+    address: str = cluster.get("service", name, "-n", namespace)["spec"]["clusterIP"]
+    return address

@@ -1,0 +1,30 @@
+"""S3 and Prometheus work in the cluster as demo and tests need them."""
+
+from tests.cluster import services
+from tests.cluster.cluster import Cluster
+from tests.cluster.pods import pod_spec, run_to_end
+
+PUT_AND_GET = """
+import os
+from obstore.store import S3Store
+store = S3Store("asr-models", client_options={"allow_http": True})
+store.put("from/a/pod", b"hello")
+print(bytes(store.get("from/a/pod").bytes()).decode(), [each["path"] for each in store.list().collect()])
+"""
+METRICS = """
+import http.server
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.end_headers()
+        self.wfile.write(b"# TYPE answers_total counter\\nanswers_total 42\\n")
+http.server.HTTPServer(("", 8002), Handler).serve_forever()
+"""
+
+
+def test_a_pod_puts_and_gets_an_object_through_the_service(cluster: Cluster, namespace: str) -> None:
+    found = services.start_s3(cluster, namespace)
+    spec = pod_spec(cluster.use_image("operator"), "python", "-c", PUT_AND_GET)
+    spec["containers"][0]["envFrom"] = [{"secretRef": {"name": found.secret}}]
+    assert run_to_end(cluster, namespace, "client", spec) == "hello ['from/a/pod']\n"

@@ -101,9 +101,7 @@ def test_with_namespaces_it_works_there_and_can_do_nothing_elsewhere(
 def account(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Kubeconfig of a ServiceAccount in namespace `rights`, where there is something to take away."""
     kubeconfig = service_account(api, tmp_path_factory.mktemp("rights"), namespace="rights")
-    pod = {"containers": [{"name": "x", "image": "x"}]}
-    metadata = {"name": "english", "namespace": "rights"}
-    api.apply(manifest("rights"), {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod})
+    api.apply(manifest("rights"))
     return kubeconfig
 
 
@@ -120,7 +118,7 @@ def account(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "delete asr english",
         "annotate asr english a=b",
         "delete pods english",
-        "exec english -- true",
+        "get --raw /api/v1/namespaces/rights/pods/english/log",
         "run other --image=x",
     ],
 )

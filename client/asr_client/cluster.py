@@ -4,19 +4,21 @@ Nothing is written, and of Secrets no more than the names is asked for.
 """
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import os
 from typing import Any
 
 import kubernetes
 import urllib3
 from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
 
+from asr_client.snapshot import Reference, Snapshot, references, time_of
 from asr_operator import names
-from asr_operator.api import v1alpha1 as api
 from asr_operator.cluster import KINDS, RESOURCE, Kind
 
 Object = dict[str, Any]
+
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND = 401, 403, 404
 
 TIMEOUT = (5, 30)
 """Seconds to connect, and to wait for an answer."""
@@ -39,48 +41,6 @@ class ForbiddenError(ClusterError):
     """Whoever asks may not read this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """An object that a resource needs and that somebody else makes.
-
-    Attributes:
-        kind: Its kind.
-        name: Its name.
-        path: The field that names it.
-    """
-
-    kind: str
-    name: str
-    path: str
-
-
-@dataclass(slots=True)
-class Snapshot:
-    """A resource and what belongs to it.
-
-    Attributes:
-        resource: The AsrDeployment.
-        jobs: Those that it owns.
-        deployments: Those that it owns.
-        pods: Of all of them.
-        warnings: Events of type Warning about any of these, newest first.
-        missing: Objects that it needs and that are not there.
-        operators: The operator's Deployments of all namespaces; None if they may not be read.
-        products: GPU products of the cluster's nodes, each with their number; None if they may not be read.
-        unread: Kinds that may not be read.
-    """
-
-    resource: Object
-    jobs: list[Object] = field(default_factory=list)
-    deployments: list[Object] = field(default_factory=list)
-    pods: list[Object] = field(default_factory=list)
-    warnings: list[Object] = field(default_factory=list)
-    missing: list[Reference] = field(default_factory=list)
-    operators: list[Object] | None = None
-    products: dict[str, int] | None = None
-    unread: list[str] = field(default_factory=list)
-
-
 class Cluster:
     """A cluster, read as whoever the kubeconfig says.
 
@@ -97,13 +57,17 @@ class Cluster:
         """
         configuration = kubernetes.client.Configuration()
         try:
-            kubernetes.config.load_config(context=context, client_configuration=configuration)
+            if "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ:
+                kubernetes.config.load_incluster_config(client_configuration=configuration)
+            else:
+                kubernetes.config.load_kube_config(context=context, client_configuration=configuration)
         except (kubernetes.config.ConfigException, OSError) as error:
-            raise ClusterError(f"no cluster: {error}; set KUBECONFIG, or write --context") from error
+            raise ClusterError(f"no cluster: {error}; set KUBECONFIG, or write --context NAME") from error
         configuration.retries = False
         self.namespace = _namespace(context)
         self.url = configuration.host
-        self._client = kubernetes.client.ApiClient(configuration)
+        # All kinds are known beforehand; discovery would read hundreds.
+        self._client = DynamicClient(kubernetes.client.ApiClient(configuration), discoverer=lambda *_: None)
 
     def resources(self, namespace: str | None) -> list[Object]:
         """All AsrDeployments of a namespace, or of all.
@@ -144,7 +108,9 @@ class Cluster:
         found.warnings = sorted(
             (event for event in events if event["involvedObject"].get("uid") in ours), key=time_of, reverse=True
         )
-        found.missing = [reference for reference in references(resource) if not self._there(found, namespace, reference)]
+        found.missing = [
+            reference for reference in references(resource) if not self._there(found, namespace, reference)
+        ]
         found.operators = self._maybe(KINDS["Deployment"], OPERATORS)
         nodes = self._maybe(NODES, names.PRODUCT_NODE_LABEL)
         if nodes is not None:
@@ -198,19 +164,19 @@ class Cluster:
     def _ask(self, path: str, query: dict[str, str], accept: str = "application/json") -> Object | None:
         """An answer; None if there is no such thing."""
         try:
-            response = self._client.call_api(
-                path,
+            response = self._client.request(
                 "GET",
+                path,
                 query_params=[item for item in query.items() if item[1]],
                 header_params={"Accept": accept},
-                auth_settings=["BearerToken"],
-                _preload_content=False,
-                _return_http_data_only=True,
+                serialize=False,
                 _request_timeout=TIMEOUT,
             )
             answer: Object = json.loads(response.data)
         except ApiException as error:
-            return self._refused(error, path)
+            if error.status == NOT_FOUND:
+                return None
+            raise self._refusal(error, path) from error
         except (urllib3.exceptions.HTTPError, OSError) as error:
             reason = getattr(error, "reason", error)
             raise ClusterError(f"the API server {self.url} does not answer: {reason}") from error
@@ -218,59 +184,19 @@ class Cluster:
             raise ClusterError(f"{self.url} does not answer as an API server does") from error
         return answer
 
-    def _refused(self, error: ApiException, path: str) -> None:
+    def _refusal(self, error: ApiException, path: str) -> ClusterError:
         try:
             message = str(json.loads(error.body or "")["message"])
         except (ValueError, TypeError, KeyError):
             message = str(error.reason)
-        if error.status == 404:  # noqa: PLR2004
-            return
-        if error.status == 403:  # noqa: PLR2004
-            raise ForbiddenError(f"{message}; ask for the role view in this namespace") from error
-        if error.status == 401:  # noqa: PLR2004
-            raise ClusterError(f"{self.url} does not know you ({message}): log in again") from error
-        raise ClusterError(f"the API server answers {error.status} to {path}: {message}") from error
+        if error.status == FORBIDDEN:
+            return ForbiddenError(f"{message}; ask for the role view in this namespace")
+        if error.status == UNAUTHORIZED:
+            return ClusterError(f"{self.url} does not know you ({message}): log in again")
+        return ClusterError(f"the API server answers {error.status} to {path}: {message}")
 
 
 REFERRED = {kind.name: kind for kind in (SECRETS, CONFIG_MAPS, SERVICE_ACCOUNTS, CLAIMS)}
-
-
-def references(resource: Object) -> Iterator[Reference]:
-    """What a resource needs of others in its namespace."""
-    spec = api.parse(resource).spec
-    storage, source = spec.storage, spec.model.source
-    named: list[tuple[str, str | None, str]] = [
-        ("Secret", storage.secret_ref and storage.secret_ref.name, "storage.secretRef"),
-        ("ConfigMap", storage.ca_bundle and storage.ca_bundle.name, "storage.caBundle"),
-        ("ServiceAccount", storage.service_account_name, "storage.serviceAccountName"),
-        ("Secret", spec.service.tls_secret_ref and spec.service.tls_secret_ref.name, "service.tlsSecretRef"),
-    ]
-    if source.hugging_face is not None and source.hugging_face.token_secret_ref is not None:
-        token = source.hugging_face.token_secret_ref
-        named.append(("Secret", token.name, "model.source.huggingFace.tokenSecretRef"))
-    if source.persistent_volume_claim is not None:
-        claim = source.persistent_volume_claim.claim_name
-        named.append(("PersistentVolumeClaim", claim, "model.source.persistentVolumeClaim"))
-    named += [("Secret", secret.name, "image.pullSecrets") for secret in spec.image.pull_secrets]
-    named += [
-        ("PersistentVolumeClaim", pool.model_volume.claim_name, f"pools[{pool.name}].modelVolume")
-        for pool in spec.pools
-    ]
-    for kind, name, path in named:
-        if name:
-            yield Reference(kind, name, f"spec.{path}")
-
-
-def time_of(event: Object) -> str:
-    """When an event happened last, as Kubernetes writes times: they sort as text."""
-    series: Object = event.get("series") or {}
-    told: Iterable[str | None] = (
-        series.get("lastObservedTime"),
-        event.get("lastTimestamp"),
-        event.get("eventTime"),
-        event["metadata"].get("creationTimestamp"),
-    )
-    return next(item for item in (*told, "") if item is not None)
 
 
 def _owned(item: Object, uid: str) -> bool:

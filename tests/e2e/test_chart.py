@@ -66,9 +66,11 @@ def test_an_asrdeployment_of_its_namespace_is_looked_after(
         "pools": [{"name": "cpu"}],
     }
     metadata = {"name": "english", "namespace": namespace}
-    cluster.apply({"apiVersion": "asr-operator.dev/v1alpha1", "kind": "AsrDeployment", "metadata": metadata, "spec": spec})
+    cluster.apply(
+        {"apiVersion": "asr-operator.dev/v1alpha1", "kind": "AsrDeployment", "metadata": metadata, "spec": spec}
+    )
     until(lambda: cluster.get("jobs", "-n", namespace)["items"], "the build's Job", seconds=60)
-    status = until(lambda: cluster.get("asr", "english", "-n", namespace).get("status"), "a status", seconds=30)
+    status = until(lambda: cluster.get("asr", "english", "-n", namespace).get("status"), "a status", seconds=30) or {}
     assert {item["type"]: item["reason"] for item in status["conditions"]}["Ready"] == "Building"
     cluster.kubectl("delete", "asr", "english", "-n", namespace)
 

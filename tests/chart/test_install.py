@@ -1,0 +1,105 @@
+"""The chart on a real API server: what it accepts, and helm's install, upgrade, rollback and uninstall."""
+
+import json
+import secrets
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cluster.cluster import ApiServer
+from tests.support import definitions
+from tests.support.chart import CHART, IMAGES, OPTIONAL, merged, render
+from tests.support.operator import manifest
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+EVERYTHING: dict[str, Any] = {
+    "imagePullSecrets": [{"name": "registry"}],
+    "commonLabels": {"team": "speech"},
+    "commonAnnotations": {"owner": "speech"},
+    "nodeSelector": {"kubernetes.io/os": "linux"},
+    "tolerations": [{"key": "infra", "operator": "Exists", "effect": "NoSchedule"}],
+    "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+    "priorityClassName": "system-cluster-critical",
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+    "extraVolumes": [{"name": "more", "emptyDir": {}}],
+    "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    "networkPolicy": {
+        "enabled": True,
+        "metricsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}],
+        "egress": [{"ports": [{"protocol": "TCP", "port": 6443}]}],
+    },
+    "extraObjects": [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}, "data": {"a": "b"}}
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401
+    """One of its own: the others are not to know the kinds of Prometheus Operator, nor to lose the CRD."""
+    with ApiServer(tmp_path_factory.mktemp("chart") / "state") as running:
+        names = ("monitoring.coreos.com_podmonitors", "monitoring.coreos.com_prometheusrules", "keda.sh_scaledobjects")
+        definitions.install(running, *names)
+        yield running
+
+
+@pytest.fixture
+def space(server: ApiServer) -> str:
+    """A new namespace that enforces restricted Pod Security."""
+    name = f"test-{secrets.token_hex(4)}"
+    server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
+    return name
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        OPTIONAL,
+        merged(OPTIONAL, EVERYTHING),
+        {"namespaces": ["default", "kube-public"]},
+        {"image": {"digest": "sha256:" + "a" * 64}, "settings": {"jobs": {"keepSeconds": 1_000_000}}},
+        {"metrics": {"enabled": False}},
+    ],
+    ids=["default", "optional", "everything", "namespaces", "digest", "no metrics"],
+)
+def test_the_api_server_accepts_all_that_is_rendered(server: ApiServer, space: str, values: dict[str, Any]) -> None:
+    # Warnings, such as those of Pod Security, are errors.
+    options = ("--server-side", "--dry-run=server", "--warnings-as-errors")
+    listed = {"apiVersion": "v1", "kind": "List", "items": render(values, namespace=space)}
+    server.kubectl("apply", *options, "-f", "-", stdin=json.dumps(listed))
+
+
+def test_install_upgrade_rollback_and_uninstall(server: ApiServer, space: str, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text(json.dumps(merged(IMAGES, OPTIONAL)))
+    release = (str(CHART), "-n", space, "--values", str(values))
+    told = server.helm("install", "asr", *release)
+    assert "asr-asr-operator looks after AsrDeployments in all namespaces" in told
+    assert "WARNING" not in told
+    server.apply(manifest(space))
+
+    server.helm("upgrade", "asr", *release, "--set", "settings.workers=8")
+    assert settings(server, space)["workers"] == 8
+    server.helm("rollback", "asr", "1", "-n", space)
+    assert settings(server, space)["workers"] == 4
+
+    server.helm("uninstall", "asr", "-n", space)
+    kinds = "deployments,configmaps,serviceaccounts,services,podmonitors,prometheusrules,networkpolicies"
+    left = [item["metadata"]["name"] for item in server.get(kinds, "-n", space)["items"]]
+    assert not [name for name in left if name.startswith("asr")]
+    cluster_wide = server.get("clusterroles,clusterrolebindings")["items"]
+    assert not [item for item in cluster_wide if space in item["metadata"]["name"]]
+    # The CRD is kept, and with it what users made.
+    assert server.get("asr", "english", "-n", space)["spec"]["model"]["name"] == "english_stt"
+    # A new installation takes the CRD over.
+    server.helm("install", "asr", *release)
+    server.helm("uninstall", "asr", "-n", space)
+
+
+def settings(server: ApiServer, space: str) -> dict[str, Any]:
+    data = server.get("configmap", "asr-asr-operator", "-n", space)["data"]
+    found: dict[str, Any] = yaml.safe_load(data["settings.yaml"])
+    return found

@@ -30,7 +30,7 @@ def run() -> None:
     import prometheus_client  # noqa: PLC0415
     from kubernetes.config import ConfigException  # noqa: PLC0415
 
-    from asr_operator import handlers  # noqa: PLC0415
+    from asr_operator import handlers, names  # noqa: PLC0415
     from asr_operator import settings as operator_settings  # noqa: PLC0415
 
     try:
@@ -50,6 +50,8 @@ def run() -> None:
     asyncio.run(
         kopf.operator(
             registry=registry,
+            # kopf would ask for the user's name, and a pod's user may have none.
+            identity=names.OPERATOR,  # type: ignore[arg-type]  # a type that it does not export
             standalone=True,
             clusterwide=not settings.namespaces,
             namespaces=list(settings.namespaces),

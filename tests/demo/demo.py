@@ -83,8 +83,9 @@ def start(cluster: Cluster) -> None:
 
 def install(cluster: Cluster) -> None:
     """The operator, by its chart."""
-    run(["helm", *platform.INSTALL], "Install the operator")
-    del cluster
+    command = [os.path.relpath(part, PROJECT) if part.startswith("/") else part for part in platform.INSTALL]
+    os.environ["HELM_CACHE_HOME"] = str(cluster.folder / "helm")
+    run(["helm", *command], "Install the operator")
 
 
 def prepare(cluster: Cluster) -> None:

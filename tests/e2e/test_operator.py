@@ -2,6 +2,7 @@
 
 import base64
 import secrets
+import time
 
 import obstore
 import pytest
@@ -69,8 +70,10 @@ def test_a_second_resource_with_the_same_model_is_served_without_another_build(e
 
 def test_an_artifact_that_was_altered_is_not_served_and_the_resource_says_so(english: Speech) -> None:
     (artifact,) = english.status(NAME)["artifacts"]
-    path = artifact["uri"].removeprefix(f"{english.s3.uri}/") + "/onnx_english_stt/1/model.onnx"
     bucket = platform.bucket(english.s3)
+    folder = artifact["uri"].removeprefix(f"{english.s3.uri}/")
+    files = [item for page in obstore.list(bucket, prefix=folder) for item in page]
+    path = max(files, key=lambda item: item["size"])["path"]
     good = bytes(obstore.get(bucket, path).bytes())
     obstore.put(bucket, path, good[:-1] + bytes([good[-1] ^ 1]))
     try:
@@ -80,7 +83,7 @@ def test_an_artifact_that_was_altered_is_not_served_and_the_resource_says_so(eng
             "the resource to be stalled",
             seconds=180,
         )
-        assert "model.onnx" in english.condition("altered", "Stalled")["message"]
+        assert path.rpartition("/")[2] in english.condition("altered", "Stalled")["message"]
         assert english.condition("altered", "Serving")["status"] == "False"
         assert english.condition(NAME, "Serving")["status"] == "True"
         # Mended, it goes on by itself when the Job is run again, as the message says.
@@ -92,6 +95,27 @@ def test_an_artifact_that_was_altered_is_not_served_and_the_resource_says_so(eng
     finally:
         obstore.put(bucket, path, good)
         english.delete("altered")
+
+
+def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(english: Speech) -> None:
+    pods = ("-n", platform.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=asr-operator")
+    english.cluster.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
+    english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
+    english.ready(NAME, seconds=180)
+    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=60)
+    before = len(written(english))
+    time.sleep(15)
+    assert written(english)[before:] == []
+
+
+def written(speech: Speech) -> list[str]:
+    """What the operator has changed."""
+    account = f"system:serviceaccount:{platform.OPERATOR_NAMESPACE}:asr-operator"
+    return [
+        f"{item['verb']} {item['objectRef'].get('resource')}/{item['objectRef'].get('name')}"
+        for item in speech.cluster.writes()
+        if item["user"]["username"] == account
+    ]
 
 
 def test_wrong_keys_of_the_storage_are_told_in_its_words(english: Speech) -> None:

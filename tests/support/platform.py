@@ -27,8 +27,11 @@ CHECKPOINT = PROJECT / "tests" / "demo" / "english_stt.nemo"
 CHECK_AUDIO = PROJECT / "model_builder" / "check_audio"
 IMAGES = ("s3", "operator", "triton", "builder")
 """All that pods here run, the smallest first."""
-INSTALL = ("upgrade", "--install", RELEASE, str(CHART.relative_to(PROJECT)), "--namespace", OPERATOR_NAMESPACE)
-INSTALL += ("--create-namespace", "--values", str(VALUES.relative_to(PROJECT)), "--wait", "--timeout", "3m")
+INSTALL = (
+    *("upgrade", "--install", RELEASE, str(CHART), "--namespace", OPERATOR_NAMESPACE, "--create-namespace"),
+    *("--values", str(VALUES), "--wait", "--timeout", "3m"),
+)
+"""Of helm."""
 
 
 def add_namespace(cluster: Cluster, name: str) -> S3:

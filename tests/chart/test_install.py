@@ -1,7 +1,6 @@
 """The chart on a real API server: what it accepts, and helm's install, upgrade, rollback and uninstall."""
 
 import json
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,9 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import ApiServer
-from tests.support import definitions
 from tests.support.chart import CHART, IMAGES, OPTIONAL, merged, render
 from tests.support.operator import manifest
 
-RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 EVERYTHING: dict[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],
     "commonLabels": {"team": "speech"},
@@ -34,23 +31,6 @@ EVERYTHING: dict[str, Any] = {
         {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "{{ .Release.Name }}-more"}, "data": {"a": "b"}}
     ],
 }
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Any:  # noqa: ANN401
-    """One of its own: the others are not to know the kinds of Prometheus Operator, nor to lose the CRD."""
-    with ApiServer(tmp_path_factory.mktemp("chart") / "state") as running:
-        names = ("monitoring.coreos.com_podmonitors", "monitoring.coreos.com_prometheusrules", "keda.sh_scaledobjects")
-        definitions.install(running, *names)
-        yield running
-
-
-@pytest.fixture
-def space(server: ApiServer) -> str:
-    """A new namespace that enforces restricted Pod Security."""
-    name = f"test-{secrets.token_hex(4)}"
-    server.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": RESTRICTED}})
-    return name
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,10 @@ from tests.cluster.cluster import HELM, PROJECT, ApiServer
 CHART = PROJECT / "charts" / "asr-operator"
 KUBERNETES = "1.34.2"
 """Helm itself would ask the cluster."""
-IMAGES = {"image": {"repository": "registry.test/asr-operator"}, "builderImage": {"repository": "registry.test/builder"}}
+IMAGES = {
+    "image": {"repository": "registry.test/asr-operator"},
+    "builderImage": {"repository": "registry.test/builder"},
+}
 """The least that installs."""
 OPTIONAL = {
     "metrics": {"podMonitor": {"enabled": True}},

@@ -115,6 +115,7 @@ class Cluster:
         configuration.connection_pool_maxsize = connections
         configuration.retries = False  # the queue tries again, and tells so
         client = kubernetes.client.ApiClient(configuration)
+        client.user_agent = names.OPERATOR  # in audit logs
         # All kinds are known beforehand; discovery would read hundreds.
         return cls(DynamicClient(client, discoverer=lambda *_: None), store, namespaces)
 

@@ -71,17 +71,20 @@ class Transition:
     gone: bool = False
 
 
-def transitions(before: Sequence[Condition], after: Sequence[Condition]) -> list[Transition]:
-    """What changed in status or reason."""
+def news(before: Sequence[Condition], after: Sequence[Condition]) -> list[Transition]:
+    """What changed in status or reason and is worth an event: that something does not hold yet is not."""
     was = {condition.type: condition for condition in before}
     now = {condition.type: condition for condition in after}
     changed = [
         Transition(condition)
         for condition in after
+        if condition.status is ConditionStatus.TRUE or condition.type in was
         if (former := was.get(condition.type)) is None
         or (former.status, former.reason) != (condition.status, condition.reason)
     ]
-    return changed + [Transition(condition, gone=True) for condition in before if condition.type not in now]
+    # That work has ended, Ready tells.
+    gone = [item for item in before if item.type not in now and item.type != RECONCILING]
+    return changed + [Transition(condition, gone=True) for condition in gone]
 
 
 def find(conditions: Iterable[Condition], kind: str) -> Condition | None:

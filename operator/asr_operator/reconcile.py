@@ -179,9 +179,9 @@ class Reconciler:
         if new.as_json() == previous.as_json():
             return
         self.cluster.write_status(body, new.as_json())
-        for change in conditions.transitions(previous.conditions, new.conditions):
+        told: set[tuple[str, str]] = set()
+        for change in conditions.news(previous.conditions, new.conditions):
             condition = change.condition
-            bad = condition.type in ABNORMAL and not change.gone
             LOG.info(
                 "%s/%s %s %s: %s: %s",
                 body["metadata"]["namespace"],
@@ -191,11 +191,12 @@ class Reconciler:
                 condition.reason,
                 condition.message,
             )
-            if change.gone and condition.type == conditions.RECONCILING:
-                continue  # Ready tells it
-            self._emit(body, change, bad)
+            # Several conditions may have one cause.
+            if (condition.reason, condition.message) not in told:
+                self._emit(body, change, bad=condition.type in ABNORMAL and not change.gone)
+            told.add((condition.reason, condition.message))
 
-    def _emit(self, body: Object, change: conditions.Transition, bad: bool) -> None:
+    def _emit(self, body: Object, change: conditions.Transition, *, bad: bool) -> None:
         condition = change.condition
         try:
             self.cluster.emit(

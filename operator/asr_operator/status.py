@@ -150,13 +150,13 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
     if state.overdue:
         return Cause(
             Reason.ROLLOUT_FAILED,
-            f"pool {name}: no progress within spec.rollout.deadlineSeconds, {state.available} older pods serve{told}"
+            f"pool {name}: no progress within spec.rollout.deadlineSeconds, older pods serve on{told}"
             if state.available
             else f"pool {name}: no progress within spec.rollout.deadlineSeconds{told}",
             stalled=True,
         )
     reason = state.problem.reason if state.problem else Reason.ROLLING_OUT
-    return Cause(reason, f"pool {name}: {state.updated} of {state.wanted} pods are new, {state.available} serve{told}")
+    return Cause(reason, f"pool {name}: pods wanted {state.wanted}, new {state.updated}, available {state.available}{told}")
 
 
 def _ready(causes: Sequence[Cause], available: int, wanted: int) -> Finding:
@@ -164,9 +164,9 @@ def _ready(causes: Sequence[Cause], available: int, wanted: int) -> Finding:
         first = next((cause for cause in causes if cause.stalled), causes[0])
         return Finding.of(READY, False, first.reason, first.message)
     if available:
-        return Finding.of(READY, True, Reason.SERVING, f"{available} pods serve the newest generation")
+        return Finding.of(READY, True, Reason.SERVING, f"the newest generation is served; pods available: {available}")
     if wanted:
-        return Finding.of(READY, False, Reason.REPLICAS_MISSING, f"none of {wanted} pods answers")
+        return Finding.of(READY, False, Reason.REPLICAS_MISSING, f"no pod answers; pods wanted: {wanted}")
     return Finding.of(READY, False, Reason.SCALED_TO_ZERO, "all pools have 0 replicas")
 
 
@@ -176,12 +176,12 @@ def _built(decision: Decision, cause: Cause | None) -> Finding:
     incompatible = next((item for item in decision.pools if item.degraded is Reason.PLAN_FAILED), None)
     if incompatible is not None:
         return Finding.of(BUILT, False, Reason.PLAN_INCOMPATIBLE, incompatible.note)
-    return Finding.of(BUILT, True, Reason.BUILT, f"{len(decision.needs)} artifacts are published")
+    return Finding.of(BUILT, True, Reason.BUILT, f"published artifacts: {len(decision.needs)}")
 
 
 def _serving(available: int, wanted: int) -> Finding:
     if available:
-        return Finding.of(SERVING, True, Reason.SERVING, f"{available} pods answer requests")
+        return Finding.of(SERVING, True, Reason.SERVING, f"requests are answered; pods available: {available}")
     if wanted:
         return Finding.of(SERVING, False, Reason.REPLICAS_MISSING, "no pod answers requests")
     return Finding.of(SERVING, False, Reason.SCALED_TO_ZERO, "all pools have 0 replicas")
@@ -200,7 +200,7 @@ def _degraded(decision: Decision, seen: Observation, *, settled: bool) -> Cause 
             told = f": {state.problem.message}" if state.problem else ""
             return Cause(
                 Reason.REPLICAS_MISSING,
-                f"pool {item.pool.name}: {state.available} of {state.wanted} pods serve{told}",
+                f"pool {item.pool.name}: pods wanted {state.wanted}, available {state.available}{told}",
             )
     return None
 

@@ -7,6 +7,7 @@ order: a cluster is thrown away whole.
 import functools
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from tests.cluster import components, images, machine
+from tests.cluster import components, image_store, images, machine
 from tests.cluster.components import Component, Plan
+from tests.cluster.image_store import StoredImage
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.pki import Authority, kubeconfig
 from tests.cluster.supervisor import SANDBOX_FOLDER, STAY
@@ -51,6 +53,7 @@ NODE_PORTS = {  # in the sandbox all are free
 NODE_USERS = ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "coredns", "metrics-server")
 UPLINK = "uplink"
 CTR = ("ctr", "--namespace", "k8s.io")
+SNAPSHOTS = (*CTR, "snapshots")
 PRIVATE = ("/var/lib/cni", "/var/log/containers")  # written by libcni and the kubelet, wherever their state is
 MANY_ENDS = 6
 
@@ -199,6 +202,8 @@ class ApiServer:
         ]
 
     def _check_start(self, programs: tuple[str, ...], *files: Path) -> None:
+        with suppress(ClusterError):  # one whose starter was just killed ends in a moment
+            until(lambda: machine.saved_process(self._process_file) is None, "its end", seconds=2)
         if machine.saved_process(self._process_file) is not None:
             raise ClusterRunsError(f"a cluster runs in {self.folder} already")
         for missing in [name for name in programs if shutil.which(name) is None]:
@@ -342,19 +347,39 @@ class Cluster(ApiServer):
         """Build one of `images.IMAGES` as far as it changed, give it to the node, and return its name for manifests.
 
         Raises:
-            ImageError: It cannot be built or imported.
+            ImageError: It cannot be built.
+            ClusterError: The node does not take it.
         """
         identity, reference = images.build(name), images.reference(name)
         if f"sha256:{identity}" not in self.node(*CTR, "images", "list", "--quiet"):
-            images.stream(name, self._inside(*CTR, "images", "import", "--all-platforms", "-"))
-            self._drop_archives()
+            self._take_over(image_store.read(images.STORAGE, identity), reference)
         return reference
 
-    def _drop_archives(self) -> None:
-        """Remove the layers' archives: unpacked, they are of no more use, and the builder's takes gigabytes."""
-        for line in self.node(*CTR, "content", "list").splitlines():
-            if "containerd.io/uncompressed=" in line:
-                self.node(*CTR, "content", "remove", line.split()[0])
+    def _take_over(self, image: StoredImage, reference: str) -> None:
+        """Let containerd have an image's layers by hard links, then the rest of it by an import."""
+        chains = image.chains()
+        known = {line.split()[0] for line in self.node(*SNAPSHOTS, "list").splitlines()}
+        for layer, chain, below in zip(image.layers, chains, ["", *chains], strict=False):
+            if chain in known:
+                continue
+            draft = f"draft-{chain}"
+            if draft in known:  # of a call that was interrupted
+                self.node(*SNAPSHOTS, "remove", draft)
+            self.node(*SNAPSHOTS, "prepare", draft, *([below] if below else []))
+            # The command that would mount it: a bind mount of the lowest layer's folder, else an overlay.
+            place = re.search(r"upperdir=([^,\s]+)|-t bind (\S+)", self.node(*SNAPSHOTS, "mounts", "/mnt", draft))
+            if place is None:
+                raise ClusterError(f"containerd does not say where the layer {chain} goes")
+            layer.link(self._outside(Path(place[1] or place[2])))
+            self.node(*SNAPSHOTS, "commit", chain, draft)
+        archive = self.folder / "image.tar"
+        image.write_archive(archive, reference)
+        self.node(*CTR, "images", "import", "--all-platforms", str(SANDBOX_FOLDER / archive.name))
+        archive.unlink()
+
+    def _outside(self, path: Path) -> Path:
+        """The host's path of what programs in the sandbox see as `path`."""
+        return self.folder / path.relative_to(SANDBOX_FOLDER)
 
     def _inside(self, *command: str) -> list[str]:
         return ["nsenter", f"--target={self._sandbox_process()}", "--mount", "--net", "--pid", "--", *command]

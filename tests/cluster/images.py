@@ -6,6 +6,10 @@ out of Dockerfiles and images. Layers are cached by buildah, so that a change of
 
 import argparse
 import configparser
+import fcntl
+import functools
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -15,13 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
+from tests.cluster import image_store
+
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
+STORAGE, SCRATCH = FOLDER / "storage", FOLDER / "scratch"
 PIP_PYTHON = PROJECT / ".cache" / "bootstrap" / "bin" / "python"  # the environment itself has no pip
 PROGRAMS = PROJECT / ".cache" / "bin"
 PAUSE = FOLDER / "pause" / "pause"
@@ -32,6 +38,9 @@ SUITE = "bookworm"
 # The interpreter's shared library is what Triton's Python backend embeds.
 BASE_PACKAGES = ("ca-certificates", "libpython3.11", "python3", "python3-venv")
 TRITON_PACKAGES = ("flatbuffers", "numpy", "nvidia-pytriton", "onnxruntime", "packaging", "protobuf")
+UV = PROJECT / ".cache" / "bootstrap" / "bin" / "uv"
+UV_CACHE = "/var/cache/uv"  # in builds; links cannot leave that mount
+UV_FLAGS = f"--cache-dir={UV_CACHE} --link-mode=copy"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 MIRROR = "http://deb.debian.org/debian"
 
@@ -48,11 +57,13 @@ class Image:
         dockerfile: Path of it.
         base: Name of the image that it builds on, `BASE_IMAGE`.
         context: Makes the folder that it is built from, and returns it.
+        stages: Names of the Dockerfile's stages but for the last. They are tagged, so that their layers stay.
     """
 
     dockerfile: Path
     base: str | None
     context: Callable[[], Path]
+    stages: tuple[str, ...] = ()
 
 
 def reference(name: str) -> str:
@@ -60,47 +71,54 @@ def reference(name: str) -> str:
     return f"{PREFIX}/asr-{name}:{TAG}"
 
 
-def stream(name: str, command: Sequence[str]) -> None:
-    """Pipe a built image as a `docker-archive` into a command. No copy on disk: the builder's is 6.6 GB.
-
-    Raises:
-        ImageError: Either end fails.
-    """
-    push = _command("push", "--quiet", reference(name), f"docker-archive:/dev/stdout:{reference(name)}")
-    with subprocess.Popen(push, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as source:
-        done = subprocess.run(command, check=False, stdin=source.stdout, capture_output=True, text=True)
-        said = source.communicate()[1].decode(errors="replace")
-    if source.returncode or done.returncode:
-        raise ImageError(f"{reference(name)} could not be handed over:\n{said}{done.stderr}"[-4000:])
-
-
+@functools.cache
 def build(name: str) -> str:
-    """Build an image, and what it builds on, as far as they changed; returns its id.
+    """Build an image, and what it builds on, as far as they changed, once a process; returns its id.
 
     Raises:
         ImageError: A build fails.
     """
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    with (FOLDER / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # What a build that was killed left: nobody else builds now.
+        shutil.rmtree(SCRATCH, ignore_errors=True)
+        SCRATCH.mkdir()
+        _buildah("rm", "--all")
+        before = image_store.identity(STORAGE, reference(name))
+        if (identity := _build(name)) != before:
+            _buildah("rmi", "--prune")  # what no image with a name is made of
+        return identity
+
+
+@functools.cache
+def _build(name: str) -> str:
     image = IMAGES[name]
     arguments: list[str] = []
     if image.base:
-        build(image.base)
-        arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}"]
+        _build(image.base)
+        arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}", f"--build-arg=UV_CACHE={UV_FLAGS}"]
     with _settings() as volumes:
-        printed = _buildah(
-            *("bud", "--quiet", "--layers", "--isolation", "chroot", "--pull-never", "--tag", reference(name)),
-            *(f"--volume={volume}" for volume in volumes if image.base),
-            *arguments,
-            *("--file", str(image.dockerfile), str(image.context())),
-        )
-    return printed.split()[-1]
+        arguments += [f"--volume={volume}" for volume in volumes if image.base]
+        for stage in image.stages:
+            _run_build(image, f"--target={stage}", f"--tag={reference(f'{name}-{stage}')}", *arguments)
+        return _run_build(image, f"--tag={reference(name)}", *arguments)
 
 
-def _command(*arguments: str) -> list[str]:
-    return ["buildah", "--root", str(FOLDER / "storage"), "--runroot", str(FOLDER / "run"), *arguments]
+def _run_build(image: Image, *arguments: str) -> str:
+    how = ("bud", "--quiet", "--layers", "--isolation", "chroot", "--pull-never", "--file", str(image.dockerfile))
+    return _buildah(*how, *arguments, str(image.context())).split()[-1]
 
 
 def _buildah(*arguments: str) -> str:
-    done = subprocess.run(_command(*arguments), check=False, capture_output=True, text=True)
+    """Run buildah with mounts of its own, so that none is left whatever happens to it."""
+    alone = ("unshare", "--mount", "--propagation", "slave", "--")
+    environment = os.environ | {"TMPDIR": str(SCRATCH)}  # layers pass through it
+    with tempfile.TemporaryDirectory() as mounted:
+        # The driver is named because `image_store` reads what it writes.
+        where = ("--root", str(STORAGE), "--runroot", mounted, "--storage-driver", "overlay")
+        command = [*alone, "buildah", *where, *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise ImageError(f"buildah {arguments[0]} failed:\n{(done.stdout + done.stderr)[-4000:]}")
     return done.stdout
@@ -108,14 +126,18 @@ def _buildah(*arguments: str) -> str:
 
 @contextmanager
 def _settings() -> Iterator[list[str]]:
-    """How this machine reaches package indexes: pip's settings and certificates, as volumes for a build."""
+    """How this machine reaches package indexes, as volumes for a build: settings of pip and uv, certificates, cache."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "pip.conf"
-        with path.open("w") as file:
+        pip, uv = Path(folder) / "pip.conf", Path(folder) / "uv.toml"
+        with pip.open("w") as file:
             _pip_settings().write(file)
-        path.chmod(0o644)
+        uv.write_text(_uv_settings())
+        for path in (pip, uv):
+            path.chmod(0o644)
         certificates = [f"{CERTIFICATES}:{CERTIFICATES}:ro"] if CERTIFICATES.exists() else []
-        yield [f"{path}:/etc/pip.conf:ro", *certificates]
+        cache = subprocess.run([UV, "cache", "dir"], check=True, capture_output=True, text=True).stdout.strip()
+        Path(cache).mkdir(parents=True, exist_ok=True)
+        yield [f"{pip}:/etc/pip.conf:ro", f"{uv}:/etc/uv/uv.toml:ro", f"{cache}:{UV_CACHE}", *certificates]
 
 
 def _pip_settings() -> configparser.RawConfigParser:
@@ -128,6 +150,19 @@ def _pip_settings() -> configparser.RawConfigParser:
         if key != "config-file" and not (value.startswith("/") and value != str(CERTIFICATES)):
             settings["global"][key] = value
     return settings
+
+
+def _uv_settings() -> str:
+    """What uv goes by here: its file, unless variables say more."""
+    indexes = {
+        "index-url": os.environ.get("UV_DEFAULT_INDEX") or os.environ.get("UV_INDEX_URL"),
+        "extra-index-url": (os.environ.get("UV_INDEX") or os.environ.get("UV_EXTRA_INDEX_URL") or "").split(),
+        "find-links": os.environ.get("UV_FIND_LINKS", "").split(),
+    }
+    if not (lines := [f"{key} = {json.dumps(value)}" for key, value in indexes.items() if value]):
+        places = (os.environ.get("UV_CONFIG_FILE"), Path.home() / ".config/uv/uv.toml", Path("/etc/uv/uv.toml"))
+        lines = next((Path(place).read_text().splitlines() for place in places if place and Path(place).exists()), [])
+    return "\n".join(["native-tls = true", *(line for line in lines if "native-tls" not in line), ""])
 
 
 def _base_context() -> Path:
@@ -188,13 +223,17 @@ def _triton_context() -> Path:
     return folder
 
 
-def _program_context(name: str, *programs: str) -> Path:
+def _programs(image: str, *programs: str) -> Callable[[], Path]:
+    return functools.partial(_program_context, image, programs)
+
+
+def _program_context(image: str, programs: Sequence[str]) -> Path:
     """Programs that `make cluster-setup` built.
 
     Raises:
         ImageError: One is missing.
     """
-    folder = FOLDER / name
+    folder = FOLDER / image
     folder.mkdir(parents=True, exist_ok=True)
     for program in programs:
         if not (PROGRAMS / program).exists():
@@ -218,11 +257,11 @@ def locked(lock: str, names: Sequence[str]) -> str:
 IMAGES = {
     "pause": Image(DOCKERFILES / "pause.Dockerfile", None, _pause_context),
     "base": Image(DOCKERFILES / "base.Dockerfile", None, _base_context),
-    "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project),
+    "operator": Image(PROJECT / "operator" / "Dockerfile", "base", _project, stages=("build",)),
     "triton": Image(DOCKERFILES / "triton.Dockerfile", "base", _triton_context),
-    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", partial(_program_context, "s3", "versitygw")),
+    "s3": Image(DOCKERFILES / "s3.Dockerfile", "base", _programs("s3", "versitygw")),
     "prometheus": Image(
-        DOCKERFILES / "prometheus.Dockerfile", "base", partial(_program_context, "prometheus", "prometheus", "promtool")
+        DOCKERFILES / "prometheus.Dockerfile", "base", _programs("prometheus", "prometheus", "promtool")
     ),
     "builder": Image(PROJECT / "model_builder" / "Dockerfile", "triton", _project),
 }

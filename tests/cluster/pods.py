@@ -41,9 +41,10 @@ def service(name: str, namespace: str, *, app: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
-def await_ready(cluster: Cluster, namespace: str, name: str) -> None:
-    """Wait until a pod is ready, a minute at most."""
-    cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", f"pod/{name}", "--timeout=60s", seconds=70)
+def await_ready(cluster: Cluster, namespace: str, name: str, *, seconds: int = 60) -> None:
+    """Wait until a pod is ready."""
+    waited = f"--timeout={seconds}s"
+    cluster.kubectl("wait", "-n", namespace, "--for=condition=Ready", f"pod/{name}", waited, seconds=seconds + 10)
 
 
 def run_to_end(cluster: Cluster, namespace: str, name: str, spec: dict[str, Any]) -> str:

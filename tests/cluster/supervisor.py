@@ -164,9 +164,11 @@ def _make_cgroup(group: Path) -> None:
 
 
 def _await_device(name: str) -> None:
-    """Wait for the network device that the starter moves in here."""
+    """Wait for the network device that the starter moves in here, unless told to end meanwhile."""
     deadline = time.monotonic() + SETUP_SECONDS
     while name not in {line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()}:
+        if signal.SIGTERM in signal.sigpending():
+            sys.exit("told to end before all was set up")
         if time.monotonic() > deadline:
             raise TimeoutError(f"no network device {name} within {SETUP_SECONDS:.0f} s")
         time.sleep(0.01)

@@ -7,13 +7,13 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster import machine, nodes
+from tests.cluster import images, machine, nodes
 from tests.cluster.cluster import BINARY, PROJECT, ApiServer, Cluster
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.pods import await_ready, pod, pod_spec, run_to_end, service
@@ -36,16 +36,9 @@ def web(cluster: Cluster, namespace: str, image: str) -> str:
     cluster.apply(server, service("site", namespace, app="web"))
     await_ready(cluster, namespace, "web")
     listening = "import urllib.request as u; u.urlopen('http://site', timeout=5); print('yes')"
-    until(lambda: attempt(cluster, namespace, listening), "the pod to answer through its Service")
+    execute = ("exec", "-n", namespace, "web", "--", "python3", "-c", listening)
+    until(lambda: answer(cluster, *execute), "the pod to answer through its Service")
     return namespace
-
-
-def attempt(cluster: Cluster, namespace: str, script: str) -> str:
-    """Like `python`; empty when it fails, as it may while the cluster settles."""
-    try:
-        return python(cluster, namespace, script)
-    except ClusterError:
-        return ""
 
 
 def python(cluster: Cluster, namespace: str, script: str) -> str:
@@ -199,15 +192,33 @@ def test_pods_are_placed_on_the_acted_node_with_their_gpu(api_server: ApiServer)
 
 
 @pytest.mark.parametrize(
-    "component", ["etcd", "kube-apiserver", "kube-controller-manager", "containerd", "kubelet", "coredns"]
+    "component",
+    [
+        *("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+        *("containerd", "kubelet", "kube-proxy", "coredns", "metrics-server"),
+    ],
 )
-def test_a_killed_program_is_started_again_and_the_cluster_works(cluster: Cluster, web: str, component: str) -> None:
+def test_a_killed_program_is_started_again_and_the_cluster_works(
+    cluster: Cluster, web: str, image: str, component: str
+) -> None:
     killed = cluster.pid(component)
     os.kill(killed, signal.SIGKILL)
     until(lambda: component_is_new(cluster, component, killed), f"{component} to be back")
     until(lambda: all(state.startswith("works") for state in cluster.status().values()), "all components")
-    await_ready(cluster, web, "web")
-    assert until(lambda: attempt(cluster, web, "print('alive')"), "the pod to be reached") == "alive\n"
+    # A new Service needs controllers, proxy and DNS; a new pod the scheduler, the kubelet and containerd.
+    cluster.apply(service("new", web, app="web"))
+    fetch = "until python3 -c 'import urllib.request as u; u.urlopen(\"http://new\", timeout=5)'; do sleep 0.2; done"
+    run_to_end(cluster, web, "caller", pod_spec(image, "sh", "-c", fetch))
+    until(lambda: answer(cluster, "top", "node"), "metrics")
+    assert python(cluster, web, "print('alive')") == "alive\n"  # the pod from before
+
+
+def answer(cluster: Cluster, *command: str) -> str:
+    """What kubectl prints; empty when it fails, as it may while the cluster settles."""
+    try:
+        return cluster.kubectl(*command)
+    except ClusterError:
+        return ""
 
 
 def component_is_new(cluster: Cluster, component: str, killed: int) -> bool:
@@ -217,25 +228,80 @@ def component_is_new(cluster: Cluster, component: str, killed: int) -> bool:
         return False
 
 
-def test_killing_the_starter_half_way_leaves_nothing_that_runs_and_up_works_again(tmp_path: Path) -> None:
+MOMENTS = {
+    "while keys are made": "pki/ca.crt",
+    "when the supervisor starts": "supervisor.json",
+    "when the API server starts": "state/kube-apiserver.json",
+    "when the node starts": "state/kubelet.json",
+    "while an image is given to the node": "image.tar",
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_killing_the_starter_leaves_nothing_that_down_does_not_remove(tmp_path: Path, moment: str) -> None:
     folder = tmp_path / "state"
-    command = [sys.executable, "-m", "tests.cluster", "--folder", str(folder), "up"]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL) as starter:
-        until((folder / "state" / "kube-apiserver.json").exists, "the API server's start")
-        supervisor = machine.saved_process(folder / "supervisor.json")
-        assert supervisor is not None
-        starter.kill()
+    killed_start(folder, MOMENTS[moment])
     until(lambda: machine.saved_process(folder / "supervisor.json") is None, "the supervisor to end with its starter")
+    number = network(folder)
+    assert command(folder, "down") == 0
+    assert traces(folder, number) == []
+
+
+def test_a_cluster_starts_where_another_start_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    killed_start(folder, "state/kubelet.json")
     with Cluster(folder) as cluster:
         assert set(cluster.status().values()) == {"works"}
-        (network,) = [line for line in links() if f"10.{cluster.plan.address.split('.')[1]}." in line]
-    assert network not in links()
-    assert not folder.exists()
-    assert not any(group.exists() for group in machine.cgroups(machine.cgroup_name(folder)))
+        number = network(folder)
+        assert traces(folder, number) != []
+    assert traces(folder, number) == []
 
 
-def links() -> list[str]:
-    return machine.run(["ip", "-oneline", "-4", "address"], environment={}).splitlines()
+def test_down_removes_a_cluster_whose_supervisor_was_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    assert command(folder, "up") == 0
+    number, supervisor = network(folder), machine.saved_process(folder / "supervisor.json")
+    assert supervisor is not None
+    os.kill(supervisor, signal.SIGKILL)
+    until(lambda: machine.saved_process(folder / "supervisor.json") is None, "the supervisor to end")
+    assert command(folder, "status") == 1
+    assert command(folder, "down") == 0
+    assert traces(folder, number) == []
+
+
+def killed_start(folder: Path, file: str) -> None:
+    """Run `up`, and kill it when it, or the cluster, has written a file."""
+    up = [sys.executable, "-m", "tests.cluster", "--folder", str(folder), "up"]
+    with subprocess.Popen(up, cwd=PROJECT, stdout=subprocess.DEVNULL) as starter:
+        while not (folder / file).exists():
+            assert starter.poll() is None, "too late to kill it"
+        starter.kill()
+
+
+def command(folder: Path, name: str) -> int:
+    """Run a command of `make cluster-…` in a process of its own; returns the exit code."""
+    words = [sys.executable, "-m", "tests.cluster", "--folder", str(folder), name]
+    return subprocess.run(words, cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode
+
+
+def network(folder: Path) -> str | None:
+    """The first two numbers of all its addresses; `None` when it has none yet."""
+    plan = folder / "plan.json"
+    return ".".join(json.loads(plan.read_text())["address"].split(".")[:2]) + "." if plan.exists() else None
+
+
+def traces(folder: Path, network: str | None) -> list[str]:
+    """All that this machine knows of a cluster: files, processes, control groups, mounts, devices, routes, rules."""
+    found = [str(path) for path in (folder, *machine.cgroups(machine.cgroup_name(folder))) if path.exists()]
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            line = process.read_text(errors="replace").replace("\0", " ")
+            found += [line] if f"{folder} " in line or f"{folder}/" in line else []
+    found += [line for line in Path("/proc/self/mountinfo").read_text().splitlines() if f"{folder}/" in line]
+    for listing in ("ip -oneline -4 address", "ip -4 route", "iptables-save"):
+        lines = machine.run(listing.split(), environment={}).splitlines()
+        found += [line for line in lines if network is not None and network in line]
+    return found
 
 
 def test_the_kernel_settings_and_rules_of_the_host_are_left_alone(cluster: Cluster) -> None:
@@ -243,3 +309,20 @@ def test_the_kernel_settings_and_rules_of_the_host_are_left_alone(cluster: Clust
     assert Path("/proc/sys/kernel/panic").read_text().strip() != "10"
     assert "KUBE-SERVICES" in cluster.node("iptables-save", "-t", "nat")
     assert "KUBE-" not in machine.run(["iptables-save", "-t", "nat"], environment={})
+
+
+def test_layers_reach_the_node_as_they_were_built(
+    cluster: Cluster, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that a layer removed or changed, folders that it made anew, links and modes."""
+    (tmp_path / "Dockerfile").write_text("""ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+RUN mkdir -m 0750 /layers && cd /layers && mkdir anew && echo 1 >anew/old && echo 1 >changed && echo 1 >removed
+RUN cd /layers && rm -r anew removed && mkdir anew && echo 2 >anew/new && echo 2 >changed && ln changed hard \\
+ && ln -s changed soft && chown -R 65532:65532 /layers && chmod 4711 changed
+""")
+    monkeypatch.setitem(images.IMAGES, "layers", images.Image(tmp_path / "Dockerfile", "base", lambda: tmp_path))
+    show = "cd /layers && find . | sort | xargs stat -c '%N %a' && cat hard && [ hard -ef changed ]"
+    assert run_to_end(cluster, namespace, "shows", pod_spec(cluster.use_image("layers"), "sh", "-c", show)) == (
+        "'.' 750\n'./anew' 755\n'./anew/new' 644\n'./changed' 4711\n'./hard' 4711\n'./soft' -> 'changed' 777\n2\n"
+    )

@@ -104,6 +104,7 @@ def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(engl
     english.ready(NAME, seconds=180)
     until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=60)
     before = len(written(english))
+    assert before
     time.sleep(15)
     assert written(english)[before:] == []
 

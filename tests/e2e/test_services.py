@@ -1,8 +1,11 @@
 """S3 and Prometheus work in the cluster as demo and tests need them."""
 
-from tests.cluster import services
+import sys
+
+from tests.cluster import machine, services
 from tests.cluster.cluster import Cluster
-from tests.cluster.pods import pod_spec, run_to_end
+from tests.cluster.machine import until
+from tests.cluster.pods import pod, pod_spec, run_to_end
 
 PUT_AND_GET = """
 import os
@@ -28,3 +31,18 @@ def test_a_pod_puts_and_gets_an_object_through_the_service(cluster: Cluster, nam
     spec = pod_spec(cluster.use_image("operator"), "python", "-c", PUT_AND_GET)
     spec["containers"][0]["envFrom"] = [{"secretRef": {"name": found.secret}}]
     assert run_to_end(cluster, namespace, "client", spec) == "hello ['from/a/pod']\n"
+
+
+def test_a_program_on_the_host_puts_and_gets_an_object(cluster: Cluster, namespace: str) -> None:
+    found = services.start_s3(cluster, namespace)
+    script = PUT_AND_GET.replace("from/a/pod", "from/the/host")
+    assert machine.run([sys.executable, "-c", script], environment=found.environment) == "hello ['from/the/host']\n"
+
+
+def test_prometheus_scrapes_each_port_that_is_named_metrics(cluster: Cluster, namespace: str) -> None:
+    prometheus = services.start_prometheus(cluster)
+    spec = pod_spec(cluster.use_image("base"), "python3", "-c", METRICS)
+    spec["containers"][0]["ports"] = [{"name": "metrics", "containerPort": 8002}]
+    cluster.apply(pod("counts", namespace, spec))
+    (found,) = until(lambda: prometheus.query(f'answers_total{{namespace="{namespace}"}}'), "the metric")
+    assert (found["metric"]["pod"], found["value"][1]) == ("counts", "42")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from asr_operator.names import OPERATOR
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import until
 from tests.cluster.nodes import add_nodes, gpu_labels, node
@@ -51,18 +52,18 @@ def test_a_settled_resource_causes_no_write(api: ApiServer, acting: Acting) -> N
     served(acting)
     time.sleep(1)
     before = len(writes(api, acting.namespace))
+    assert before
     api.kubectl("label", "asr", "english", "-n", acting.namespace, "team=speech")
     time.sleep(6)  # more than one resync
     assert [item["objectRef"] for item in writes(api, acting.namespace)[before:]] == []
 
 
 def writes(api: ApiServer, namespace: str) -> list[dict[str, Any]]:
-    """What anybody but kubectl has changed in a namespace."""
+    """What the operator has changed in a namespace."""
     return [
         item
         for item in api.writes()
-        if item["objectRef"].get("namespace") == namespace
-        and not item.get("userAgent", "").startswith(("kubectl", "kube-node"))
+        if item["objectRef"].get("namespace") == namespace and item.get("userAgent") == OPERATOR
     ]
 
 
@@ -300,6 +301,7 @@ def test_an_operator_that_is_killed_and_started_again_goes_on(api: ApiServer, ac
     acting.until("Ready", ("True", "Serving"))
     time.sleep(1)
     before = len(writes(api, acting.namespace))
+    assert before
     operator.kill()
     operator.start()
     until(lambda: "asr_operator_last_sync" in _metrics(operator), "the sync", seconds=20)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from asr_operator import conditions, decide, names, status
 from asr_operator.api import v1alpha1 as api
 from asr_operator.compare import difference
-from asr_operator.conditions import Finding, merge, transitions
+from asr_operator.conditions import Finding, merge, news
 from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
 from asr_operator.render import jobs
@@ -110,8 +110,8 @@ def test_times_of_conditions_change_with_their_status_alone() -> None:
     second = merge(first, [Finding.of("Ready", False, "RollingOut", "b")], generation=2, now=later)
     third = merge(second, [Finding.of("Ready", True, "Serving", "c")], generation=2, now=later)
     assert [item.last_transition_time for item in (first[0], second[0], third[0])] == [NOW, NOW, later]
-    assert [change.condition.reason for change in transitions(second, third)] == ["Serving"]
-    assert transitions(third, third) == []
+    assert [change.condition.reason for change in news(second, third)] == ["Serving"]
+    assert news(third, third) == []
 
 
 def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:

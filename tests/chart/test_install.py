@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_operator import crd
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import ClusterError
 from tests.support.chart import CHART, IMAGES, OPTIONAL, merged, render
@@ -53,6 +54,13 @@ def test_the_api_server_accepts_all_that_is_rendered(server: ApiServer, space: s
     server.kubectl("apply", *options, "-f", "-", stdin=json.dumps(listed))
 
 
+@pytest.fixture
+def no_crd(server: ApiServer) -> None:
+    """The server does not know AsrDeployments."""
+    server.kubectl("delete", "crd", crd.NAME, "--ignore-not-found", "--timeout=60s", seconds=70)
+
+
+@pytest.mark.usefixtures("no_crd")
 def test_install_upgrade_rollback_and_uninstall(server: ApiServer, space: str, tmp_path: Path) -> None:
     values = tmp_path / "values.yaml"
     values.write_text(json.dumps(merged(IMAGES, OPTIONAL)))
@@ -80,6 +88,7 @@ def test_install_upgrade_rollback_and_uninstall(server: ApiServer, space: str, t
     server.helm("uninstall", "asr", "-n", space)
 
 
+@pytest.mark.usefixtures("no_crd")
 def test_a_crd_that_another_release_left_is_taken_over_when_told_so(server: ApiServer, space: str) -> None:
     values = [f"--set={key}.repository=registry.test/{key.lower()}" for key in IMAGES]
     other = f"{space}-other"

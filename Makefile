@@ -22,6 +22,7 @@ KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
 CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
 CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
+DEFINITIONS := .cache/definitions/.downloaded
 CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
 GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 
@@ -50,7 +51,7 @@ lint: setup ## Style, types and layers
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
 
-cluster-setup: setup $(CLUSTER_BINARIES) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
+cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
 	@python -m tests.cluster up
@@ -119,6 +120,10 @@ $(S3_SERVER): $(VENV)/.installed
 	@echo "Building $(@F) for demo and tests"
 	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
 	  github.com/prometheus/prometheus/cmd/$(@F)
+
+# Other projects' kinds, which the chart and the examples are checked against (40 MB).
+$(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
+	@python -m tests.support.definitions && touch $@
 
 .cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
 	@mkdir -p $(@D) && cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause

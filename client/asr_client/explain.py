@@ -227,7 +227,7 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
         outcome = Outcome.FAILED if state.problem.permanent or state.overdue else Outcome.WARNING
         todo = NO_NODE if nodes else hint(state.problem.reason, snapshot)
         return Finding(check, outcome, f"{told}. {state.problem.message}" + (f"; {nodes}" if nodes else ""), todo)
-    if nodes is not None and state.ready < state.wanted:
+    if nodes is not None and not state.ready:
         return Finding(check, Outcome.WARNING, f"{told}; {nodes}", NO_NODE)
     if state.ready < state.wanted or not state.complete:
         told += "" if state.complete else f"; {state.updated} of them are new"

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.cluster.cluster import ApiServer
+from tests.cluster.machine import ClusterError
 from tests.support.chart import CHART, IMAGES, OPTIONAL, merged, render
 from tests.support.operator import manifest
 
@@ -74,9 +75,21 @@ def test_install_upgrade_rollback_and_uninstall(server: ApiServer, space: str, t
     assert not [item for item in cluster_wide if space in item["metadata"]["name"]]
     # The CRD is kept, and with it what users made.
     assert server.get("asr", "english", "-n", space)["spec"]["model"]["name"] == "english_stt"
-    # A new installation takes the CRD over.
+    # A new installation finds the CRD to be its own.
     server.helm("install", "asr", *release)
     server.helm("uninstall", "asr", "-n", space)
+
+
+def test_a_crd_that_another_release_left_is_taken_over_when_told_so(server: ApiServer, space: str) -> None:
+    values = [f"--set={key}.repository=registry.test/{key.lower()}" for key in IMAGES]
+    other = f"{space}-other"
+    release = ("install", "asr", str(CHART), "--create-namespace", *values)
+    server.helm(*release, "-n", space)
+    server.helm("uninstall", "asr", "-n", space)
+    with pytest.raises(ClusterError, match="exists and cannot be imported into the current release"):
+        server.helm(*release, "-n", other)
+    server.helm(*release, "-n", other, "--take-ownership")
+    server.helm("uninstall", "asr", "-n", other)
 
 
 def settings(server: ApiServer, space: str) -> dict[str, Any]:

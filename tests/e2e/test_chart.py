@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from asr_operator import crd
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import until
 from tests.support.chart import CHART
@@ -23,15 +24,16 @@ def release(cluster: Cluster, namespace: str, tmp_path: Path) -> Iterator[tuple[
         "image": {"repository": name, "tag": tag},
         "builderImage": {"repository": "registry.test/never-pulled"},
         "triton": {"images": [{"image": "registry.test/never-pulled:1", "tensorrt": "10.6"}]},
-        # Others on this cluster have an operator of their own.
+        # Others on this cluster have an operator of their own, and the CRD belongs to one release.
         "namespaces": [namespace],
+        "crds": {"enabled": not cluster.kubectl("get", "crd", crd.NAME, "--ignore-not-found"), "keep": False},
         "rbac": {"aggregate": False},
         "networkPolicy": {"enabled": True},
     }
     path = tmp_path / "values.yaml"
     path.write_text(json.dumps(values))
     yield ("asr", str(CHART), "-n", namespace, "--values", str(path), "--wait", "--timeout", "2m")
-    cluster.helm("uninstall", "asr", "-n", namespace)
+    cluster.helm("uninstall", "asr", "-n", namespace, "--ignore-not-found", "--wait")
 
 
 def test_the_operator_gets_ready_answers_and_follows_upgrade_and_rollback(

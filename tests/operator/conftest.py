@@ -9,6 +9,7 @@ import pytest
 from asr_operator import crd
 from tests.cluster.cluster import ApiServer
 from tests.cluster.nodes import add_nodes, gpu_labels, node
+from tests.support.chart import service_account
 from tests.support.operator import Acting, Operator
 
 
@@ -23,8 +24,9 @@ def api(api_server: ApiServer) -> ApiServer:
 
 @pytest.fixture(scope="session")
 def running(api: ApiServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Operator]:
-    """One operator for all namespaces."""
-    operator = Operator(api, tmp_path_factory.mktemp("operator"))
+    """One operator for all namespaces, with the chart's rights and no others."""
+    folder = tmp_path_factory.mktemp("operator")
+    operator = Operator(api, folder, kubeconfig=service_account(api, folder))
     operator.start()
     yield operator
     assert operator.stop() == 0, operator.log.read_text()[-3000:]

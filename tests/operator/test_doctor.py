@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,10 @@ def asr(api: ApiServer, *arguments: str, kubeconfig: Path | None = None) -> subp
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
 
 
-def doctor(api: ApiServer, acting: Acting, *, code: int, name: str = "english") -> dict[str, dict[str, str]]:
-    """Findings by check, the worst of each; the exit code is as expected."""
-    done = asr(api, "doctor", f"asr/{name}", "-n", acting.namespace, "--json")
-    assert done.returncode == code, done.stdout + done.stderr
+def doctor(api: ApiServer, acting: Acting, *, codes: Collection[int]) -> dict[str, dict[str, str]]:
+    """Findings by check, the worst of each; the exit code is one of those expected."""
+    done = asr(api, "doctor", "asr/english", "-n", acting.namespace, "--json")
+    assert done.returncode in codes, done.stdout + done.stderr
     found: dict[str, dict[str, str]] = {}
     order = ["ok", "warning", "failed"]
     for line in done.stdout.splitlines():
@@ -39,7 +40,7 @@ def doctor(api: ApiServer, acting: Acting, *, code: int, name: str = "english") 
     return found
 
 
-def plans(api: ApiServer, acting: Acting, *, code: int = 0) -> dict[str, dict[str, str]]:
+def plans(api: ApiServer, acting: Acting, *, code: int = 0) -> dict[str, dict[str, str | None]]:
     """Plans by pool."""
     done = asr(api, "plans", "-n", acting.namespace, "--json")
     assert done.returncode == code, done.stdout + done.stderr
@@ -51,7 +52,7 @@ def test_a_resource_that_serves_is_well(api: ApiServer, acting: Acting) -> None:
     acting.publish(acting.job("onnx"))
     acting.serve()
     acting.until("Ready", ("True", "Serving"))
-    found = doctor(api, acting, code=0)
+    found = doctor(api, acting, codes={0})
     assert {finding["outcome"] for finding in found.values()} == {"ok"}
     assert "WER 0.9 %" in found["built"]["message"]
     assert found["pool cpu"]["message"] == "1 of 1 pods are ready; they serve the ONNX model"
@@ -62,15 +63,13 @@ def test_a_build_is_told_with_how_to_follow_it(api: ApiServer, acting: Acting) -
     api.apply(manifest(acting.namespace))
     job = acting.job("onnx")["metadata"]["name"]
     acting.until("Reconciling", ("True", "Building"))
-    found = doctor(api, acting, code=0)
+    found = doctor(api, acting, codes={0})
     assert found["ready"]["outcome"] == "warning"
     assert f"kubectl logs -f -n {acting.namespace} job/{job}" in found["ready"]["hint"]
     assert f"Job {job} builds for" in found["build"]["message"]
 
 
-def test_a_rejected_build_is_told_with_the_builders_words_and_what_still_serves(
-    api: ApiServer, acting: Acting
-) -> None:
+def test_a_rejected_build_is_told_with_the_builders_words_and_what_still_serves(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     first = acting.job("onnx")
     acting.publish(first)
@@ -81,7 +80,7 @@ def test_a_rejected_build_is_told_with_the_builders_words_and_what_still_serves(
     second = acting.job("onnx", other_than=first["metadata"]["uid"])
     acting.end(second, 20, {"reason": "Rejected", "message": "WER 12 %", "transient": False})
     acting.until("Stalled", ("True", "Rejected"))
-    found = doctor(api, acting, code=1)
+    found = doctor(api, acting, codes={1})
     assert "waiting does not help: Rejected: WER 12 %" in found["ready"]["message"]
     assert "does not transcribe like the checkpoint" in found["ready"]["hint"]
     assert found["serving"]["message"] == "meanwhile 1 pods answer requests"
@@ -91,25 +90,26 @@ def test_missing_references_are_named_with_their_field(api: ApiServer, acting: A
     storage = {"uri": "s3://asr-models/prod", "secretRef": {"name": "s3"}}
     api.apply(manifest(acting.namespace, storage=storage))
     acting.until("Reconciling", ("True", "Building"))
-    found = doctor(api, acting, code=1)
+    found = doctor(api, acting, codes={1})
     assert f"Secret s3 (spec.storage.secretRef) is not in namespace {acting.namespace}" in found["reference"]["message"]
     assert "kubectl create secret generic" in found["reference"]["hint"]
     api.kubectl("create", "secret", "generic", "s3", "-n", acting.namespace, "--from-literal=AWS_ACCESS_KEY_ID=x")
-    assert "reference" not in doctor(api, acting, code=0)
+    assert "reference" not in doctor(api, acting, codes={0})
 
 
 def test_a_pool_that_no_node_satisfies_is_told_with_the_products_there_are(api: ApiServer, acting: Acting) -> None:
     pool = {"name": "typo", "gpu": {"product": "NVIDIA-L40", "computeCapability": "8.9"}}
     api.apply(manifest(acting.namespace, pools=[pool]))
     acting.publish(acting.job("onnx"))
-    acting.servers("typo", 1)
     until(lambda: "didn't match" in str(acting.status()), "the scheduler's word")
-    found = doctor(api, acting, code=0)
+    # Whether waiting helps is not known: an autoscaler may make such nodes.
+    found = doctor(api, acting, codes={0, 1})
     assert "no node has the label nvidia.com/gpu.product=NVIDIA-L40; nodes have" in found["pool typo"]["message"]
     assert "NVIDIA-L4 (1)" in found["pool typo"]["message"]
     assert found["pool typo"]["hint"].startswith("Correct gpu.product")
     plan = plans(api, acting)["typo"]
-    assert (plan["state"], plan["serves"]) == ("waiting", None)
+    assert plan["state"] == "waiting"
+    assert plan["serves"] is None
 
 
 def test_pods_that_cannot_fetch_are_told_with_their_own_words(api: ApiServer, acting: Acting) -> None:
@@ -117,7 +117,7 @@ def test_pods_that_cannot_fetch_are_told_with_their_own_words(api: ApiServer, ac
     acting.publish(acting.job("onnx"))
     acting.fail_fetch("cpu", 30, "s3://asr-models/prod: access denied")
     until(lambda: "access denied" in str(acting.status()), "the operator to see it")
-    found = doctor(api, acting, code=0)
+    found = doctor(api, acting, codes={0})
     assert "access denied" in found["pool cpu"]["message"]
     assert found["pool cpu"]["hint"].startswith("Check spec.storage")
 
@@ -129,7 +129,7 @@ def test_plans_say_how_far_each_pool_is(api: ApiServer, acting: Acting) -> None:
     acting.until("Reconciling", ("True", "Building"))
     found = plans(api, acting)
     assert found["l4"]["state"] == "missing"
-    assert "built from the ONNX model" in found["l4"]["note"]
+    assert "built from the ONNX model" in str(found["l4"]["note"])
     assert found["cpu"]["state"] == "not needed"
     acting.publish(acting.job("onnx"))
     job = acting.job("plan")
@@ -139,7 +139,7 @@ def test_plans_say_how_far_each_pool_is(api: ApiServer, acting: Acting) -> None:
     assert found["off"]["state"] == "building"  # slices of a GPU share its plan
     acting.publish(job, "b" * 64, audioSecondsPerSecond=42_000)
     until(lambda: plans(api, acting)["l4"]["state"] == "published", "the plan to be published")
-    assert "42000 audio seconds a second" in plans(api, acting)["l4"]["note"]
+    assert "42000 audio seconds a second" in str(plans(api, acting)["l4"]["note"])
     table = asr(api, "plans", "english", "-n", acting.namespace).stdout
     assert "NVIDIA-L4" in table
     assert "published" in table
@@ -153,7 +153,7 @@ def test_a_plan_that_failed_is_told_and_gives_an_exit_code(api: ApiServer, actin
     acting.until("Degraded", ("True", "PlanFailed"))
     plan = plans(api, acting, code=1)["l4"]
     assert (plan["state"], plan["serves"]) == ("failed", "OnnxRuntime")
-    assert "Rejected: tokens differ" in plan["note"]
+    assert "Rejected: tokens differ" in str(plan["note"])
 
 
 def test_what_cannot_be_asked_is_told_in_one_line(api: ApiServer, acting: Acting, tmp_path: Path) -> None:

@@ -115,6 +115,24 @@ def test_two_resources_share_a_build_and_one_goes(api: ApiServer, acting: Acting
 
 
 @pytest.mark.usefixtures("running")
+def test_whoever_made_a_shared_build_leaves_it_to_the_other(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    job = acting.job("onnx")
+    api.apply(manifest(acting.namespace, "other"))
+    name = job["metadata"]["name"]
+    until(lambda: len(acting.get("job", name)["metadata"]["ownerReferences"]) == 2, "two owners")
+    newer = {"name": "english_stt", "source": {"objectStore": {"uri": "s3://models/newer.nemo"}}}
+    api.apply(manifest(acting.namespace, model=newer))
+    acting.job("onnx", other_than=job["metadata"]["uid"])
+    until(
+        lambda: [owner["name"] for owner in acting.get("job", name)["metadata"]["ownerReferences"]] == ["other"],
+        "one owner",
+    )
+    assert acting.condition("Stalled") is None
+    assert acting.get("job", name)["spec"] == job["spec"]
+
+
+@pytest.mark.usefixtures("running")
 def test_everything_goes_with_the_resource_in_the_middle_of_a_build(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     acting.job("onnx")

@@ -177,7 +177,8 @@ def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
         return 0
     if plan.job.phase is not Phase.RUNNING or live is None:
         return 0
-    return 1 if live.yielded or plan.job.unschedulable else 0
+    # Pods that have not been placed hold no GPU: to give them up makes no room.
+    return 1 if live.yielded or (plan.job.unschedulable and live.available) else 0
 
 
 def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) -> str | None:

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Self
 
-from tests.cluster import components, image_store, images, machine
+from tests.cluster import components, images, machine
 from tests.cluster.components import Component, Plan
 from tests.cluster.image_store import StoredImage
 from tests.cluster.machine import ClusterError, until
@@ -350,9 +350,9 @@ class Cluster(ApiServer):
             ImageError: It cannot be built.
             ClusterError: The node does not take it.
         """
-        identity, reference = images.build(name), images.reference(name)
-        if f"sha256:{identity}" not in self.node(*CTR, "images", "list", "--quiet"):
-            self._take_over(image_store.read(images.STORAGE, identity), reference)
+        image, reference = images.build(name), images.reference(name)
+        if f"sha256:{image.identity}" not in self.node(*CTR, "images", "list", "--quiet"):
+            self._take_over(image, reference)
         return reference
 
     def _take_over(self, image: StoredImage, reference: str) -> None:

@@ -48,10 +48,12 @@ class StoredImage:
     """An image in buildah's storage.
 
     Attributes:
-        config: As it was written, since its digest is the image's identity.
+        identity: The digest of `config`, without its algorithm.
+        config: As it was written.
         layers: Lowest first.
     """
 
+    identity: str
     config: bytes
     layers: list[Layer]
 
@@ -89,12 +91,12 @@ class StoredImage:
                 archive.addfile(member, io.BytesIO(content))
 
 
-def identity(storage: Path, reference: str) -> str | None:
-    """The id of the image with a name; `None` when there is none."""
+def names(storage: Path, ending: str) -> dict[str, str]:
+    """The ids of all images with a name that ends so, by that name."""
     if not (index := storage / "overlay-images/images.json").exists():
-        return None
-    found = (image["id"] for image in json.loads(index.read_text()) if reference in image.get("names", []))
-    return next(found, None)
+        return {}
+    listed = json.loads(index.read_text())
+    return {name: image["id"] for image in listed for name in image.get("names") or [] if name.endswith(ending)}
 
 
 def read(storage: Path, identity: str) -> StoredImage:
@@ -113,7 +115,7 @@ def read(storage: Path, identity: str) -> StoredImage:
         layer = entry.get("parent")
     # The storage names a file for each datum of an image, in base64 when the datum's name is not a plain word.
     name = base64.b64encode(f"sha256:{identity}".encode()).decode()
-    return StoredImage((storage / "overlay-images" / identity / f"={name}").read_bytes(), found)
+    return StoredImage(identity, (storage / "overlay-images" / identity / f"={name}").read_bytes(), found)
 
 
 def _digest(content: bytes) -> str:

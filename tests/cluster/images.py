@@ -8,6 +8,7 @@ import argparse
 import configparser
 import fcntl
 import functools
+import hashlib
 import json
 import os
 import re
@@ -24,10 +25,14 @@ from pathlib import Path
 from rich.console import Console
 
 from tests.cluster import image_store
+from tests.cluster.image_store import StoredImage
 
 PROJECT = Path(__file__).parents[2]
 FOLDER = PROJECT / ".cache" / "images"
-STORAGE, SCRATCH = FOLDER / "storage", FOLDER / "scratch"
+# What takes minutes and gigabytes is kept for all clones, where pip, uv and Go keep theirs. Tags are a clone's own.
+SHARED = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "asr-operator" / "images"
+STORAGE, SCRATCH, CLONES = SHARED / "storage", SHARED / "scratch", SHARED / "clones"
+CLONE = hashlib.sha256(str(PROJECT).encode()).hexdigest()[:8]
 PIP_PYTHON = PROJECT / ".cache" / "bootstrap" / "bin" / "python"  # the environment itself has no pip
 PROGRAMS = PROJECT / ".cache" / "bin"
 PAUSE = FOLDER / "pause" / "pause"
@@ -71,24 +76,51 @@ def reference(name: str) -> str:
     return f"{PREFIX}/asr-{name}:{TAG}"
 
 
+def _tag(name: str) -> str:
+    """The image's name in buildah's storage."""
+    return f"{PREFIX}/asr-{name}:{CLONE}"
+
+
 @functools.cache
-def build(name: str) -> str:
-    """Build an image, and what it builds on, as far as they changed, once a process; returns its id.
+def build(name: str) -> StoredImage:
+    """Build an image, and what it builds on, as far as they changed, once a process.
 
     Raises:
         ImageError: A build fails.
     """
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    with (FOLDER / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        # What a build that was killed left: nobody else builds now.
+    with _alone():
+        before = image_store.names(STORAGE, _tag(name)).get(_tag(name))
+        identity = _build(name)
+        if identity != before:
+            _prune()
+        return image_store.read(STORAGE, identity)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Hold buildah's storage, and remove what a build that was killed left there."""
+    CLONES.mkdir(parents=True, exist_ok=True)
+    (CLONES / CLONE).write_text(str(PROJECT))
+    with (SHARED / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            Console(stderr=True).print("waiting for another build of images to end")
+            fcntl.flock(lock, fcntl.LOCK_EX)
         shutil.rmtree(SCRATCH, ignore_errors=True)
         SCRATCH.mkdir()
         _buildah("rm", "--all")
-        before = image_store.identity(STORAGE, reference(name))
-        if (identity := _build(name)) != before:
-            _buildah("rmi", "--prune")  # what no image with a name is made of
-        return identity
+        yield
+
+
+def _prune() -> None:
+    """Remove the images of clones that are gone, and then what no image with a name is made of."""
+    gone = [clone for clone in CLONES.iterdir() if not Path(clone.read_text()).is_dir()]
+    for clone in gone:
+        if names := image_store.names(STORAGE, f":{clone.name}"):
+            _buildah("rmi", *names)
+        clone.unlink()
+    _buildah("rmi", "--prune")
 
 
 @functools.cache
@@ -97,12 +129,12 @@ def _build(name: str) -> str:
     arguments: list[str] = []
     if image.base:
         _build(image.base)
-        arguments = [f"--build-arg=BASE_IMAGE={reference(image.base)}", f"--build-arg=UV_CACHE={UV_FLAGS}"]
+        arguments = [f"--build-arg=BASE_IMAGE={_tag(image.base)}", f"--build-arg=UV_CACHE={UV_FLAGS}"]
     with _settings() as volumes:
         arguments += [f"--volume={volume}" for volume in volumes if image.base]
         for stage in image.stages:
-            _run_build(image, f"--target={stage}", f"--tag={reference(f'{name}-{stage}')}", *arguments)
-        return _run_build(image, f"--tag={reference(name)}", *arguments)
+            _run_build(image, f"--target={stage}", f"--tag={_tag(f'{name}-{stage}')}", *arguments)
+        return _run_build(image, f"--tag={_tag(name)}", *arguments)
 
 
 def _run_build(image: Image, *arguments: str) -> str:
@@ -167,7 +199,7 @@ def _uv_settings() -> str:
 
 def _base_context() -> Path:
     """Debian in `base.tar`, made once."""
-    folder = FOLDER / "base"
+    folder = SHARED / "base"
     if (folder / "base.tar").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)

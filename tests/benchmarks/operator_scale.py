@@ -243,7 +243,9 @@ def passes(before: str, after: str) -> Object:
         buckets[float(edge)] = float(count) - (float(former[1]) if former else 0.0)
     total = buckets[float("inf")]
     below = {
-        f"p{share}_at_most_seconds": next(edge for edge, count in sorted(buckets.items()) if count >= total * share / 100)
+        f"p{share}_at_most_seconds": next(
+            edge for edge, count in sorted(buckets.items()) if count >= total * share / 100
+        )
         for share in (50, 99)
     }
     return {"passes": int(total)} | below
@@ -252,7 +254,9 @@ def passes(before: str, after: str) -> Object:
 def idle(operator: Operator) -> bool:
     """Whether every known resource has been looked at, and none waits."""
     text = metrics(operator)
-    return value(text, "asr_operator_queue_depth") == 0 and bool(value(text, "asr_operator_last_sync_timestamp_seconds"))
+    return value(text, "asr_operator_queue_depth") == 0 and bool(
+        value(text, "asr_operator_last_sync_timestamp_seconds")
+    )
 
 
 def main(

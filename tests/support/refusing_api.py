@@ -37,6 +37,23 @@ def refusing(server: ApiServer, folder: Path) -> Iterator[Refusals]:
     """Run the proxy while the block runs. It asks as the cluster's administrator."""
     pki = server.folder / "pki"
     refusals = Refusals(folder / "kubeconfig")
+    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ours.load_cert_chain(pki / "server.crt", pki / "server.key")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(server, refusals)) as proxy:
+        proxy.daemon_threads = True
+        proxy.socket = ours.wrap_socket(proxy.socket, server_side=True)
+        url = f"https://127.0.0.1:{proxy.server_address[1]}"
+        admin = Signed(pki / "admin.crt", pki / "admin.key")
+        refusals.kubeconfig.write_text(kubeconfig(url, pki / "ca.crt", admin))
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        try:
+            yield refusals
+        finally:
+            proxy.shutdown()
+
+
+def _handler(server: ApiServer, refusals: Refusals) -> type[http.server.BaseHTTPRequestHandler]:
+    pki = server.folder / "pki"
     lock = threading.Lock()
     there = urlsplit(server.url)
     to_server = ssl.create_default_context(cafile=str(pki / "ca.crt"))
@@ -90,16 +107,4 @@ def refusing(server: ApiServer, folder: Path) -> Iterator[Refusals]:
             except OSError:
                 self.close_connection = True  # the operator has ended
 
-    ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ours.load_cert_chain(pki / "server.crt", pki / "server.key")
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        proxy.daemon_threads = True
-        proxy.socket = ours.wrap_socket(proxy.socket, server_side=True)
-        url = f"https://127.0.0.1:{proxy.server_address[1]}"
-        admin = Signed(pki / "admin.crt", pki / "admin.key")
-        refusals.kubeconfig.write_text(kubeconfig(url, pki / "ca.crt", admin))
-        threading.Thread(target=proxy.serve_forever, daemon=True).start()
-        try:
-            yield refusals
-        finally:
-            proxy.shutdown()
+    return Handler

@@ -131,14 +131,17 @@ class Fleet:
             self.core.patch_namespaced_pod_status(pod, namespace, {"status": status})
             counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
             progressing = condition("Progressing", stamp()) | {"reason": "NewReplicaSetAvailable"}
-            whole = counts | {"observedGeneration": deployment.metadata.generation, "conditions": [progressing]}
+            whole: Object = dict(counts) | {
+                "observedGeneration": deployment.metadata.generation,
+                "conditions": [progressing],
+            }
             self.apps.patch_namespaced_deployment_status(name, namespace, {"status": whole})
 
         self.each(ready, self.deployments())
 
     def pod(self, namespace: str, name: str, labels: Object, annotations: Object, owner: Object | None) -> None:
         """A pod as small as it can be."""
-        metadata = {"name": name, "labels": labels, "annotations": annotations}
+        metadata: Object = {"name": name, "labels": labels, "annotations": annotations}
         metadata |= {"ownerReferences": [owner]} if owner else {}
         spec = {"containers": [{"name": "x", "image": "none"}]}
         self.core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec})

@@ -30,15 +30,18 @@ GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
+.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests need
 
-demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
+demo: cluster-setup ## helm install, kubectl apply, transcripts: all of it on a Kubernetes of its own (as root)
 	@python -m tests.demo.demo
+
+demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcribe
+	@python -m tests.demo.local
 
 test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest

@@ -156,7 +156,9 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
             stalled=True,
         )
     reason = state.problem.reason if state.problem else Reason.ROLLING_OUT
-    return Cause(reason, f"pool {name}: pods wanted {state.wanted}, new {state.updated}, available {state.available}{told}")
+    return Cause(
+        reason, f"pool {name}: pods wanted {state.wanted}, new {state.updated}, available {state.available}{told}"
+    )
 
 
 def _ready(causes: Sequence[Cause], available: int, wanted: int) -> Finding:

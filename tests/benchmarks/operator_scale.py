@@ -131,14 +131,17 @@ class Fleet:
             self.core.patch_namespaced_pod_status(pod, namespace, {"status": status})
             counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
             progressing = condition("Progressing", stamp()) | {"reason": "NewReplicaSetAvailable"}
-            whole = counts | {"observedGeneration": deployment.metadata.generation, "conditions": [progressing]}
+            whole: Object = dict(counts) | {
+                "observedGeneration": deployment.metadata.generation,
+                "conditions": [progressing],
+            }
             self.apps.patch_namespaced_deployment_status(name, namespace, {"status": whole})
 
         self.each(ready, self.deployments())
 
     def pod(self, namespace: str, name: str, labels: Object, annotations: Object, owner: Object | None) -> None:
         """A pod as small as it can be."""
-        metadata = {"name": name, "labels": labels, "annotations": annotations}
+        metadata: Object = {"name": name, "labels": labels, "annotations": annotations}
         metadata |= {"ownerReferences": [owner]} if owner else {}
         spec = {"containers": [{"name": "x", "image": "none"}]}
         self.core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec})
@@ -243,7 +246,9 @@ def passes(before: str, after: str) -> Object:
         buckets[float(edge)] = float(count) - (float(former[1]) if former else 0.0)
     total = buckets[float("inf")]
     below = {
-        f"p{share}_at_most_seconds": next(edge for edge, count in sorted(buckets.items()) if count >= total * share / 100)
+        f"p{share}_at_most_seconds": next(
+            edge for edge, count in sorted(buckets.items()) if count >= total * share / 100
+        )
         for share in (50, 99)
     }
     return {"passes": int(total)} | below
@@ -252,7 +257,9 @@ def passes(before: str, after: str) -> Object:
 def idle(operator: Operator) -> bool:
     """Whether every known resource has been looked at, and none waits."""
     text = metrics(operator)
-    return value(text, "asr_operator_queue_depth") == 0 and bool(value(text, "asr_operator_last_sync_timestamp_seconds"))
+    return value(text, "asr_operator_queue_depth") == 0 and bool(
+        value(text, "asr_operator_last_sync_timestamp_seconds")
+    )
 
 
 def main(

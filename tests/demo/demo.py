@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.status import Status
 
 from tests.cluster.cluster import BINARY, DEFAULT_FOLDER, HELM, PROJECT, Cluster, ClusterRunsError
@@ -31,10 +32,10 @@ NOTES = {
     "s3": "object storage",
     "operator": "the operator",
     "triton": "the server",
-    "builder": "NeMo and torch, 7 GB: 10 minutes the first time, and 3 to import",
+    "builder": "NeMo and torch, 7 GB: minutes the first time",
 }
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 class DemoError(Exception):
@@ -52,7 +53,7 @@ def main() -> int:
         deploy(cluster)
         transcribe(cluster)
     except (DemoError, ClusterError, ImageError) as error:
-        console.print(f"\n[red]The demo failed:[/] {error}", markup=True, soft_wrap=True)
+        console.print(f"\n[red]The demo failed:[/] {escape(str(error))}")
         return 1
     console.print(
         f"\nFrom nothing to text in {time.monotonic() - began:.0f} s. The cluster goes on running; look around with\n"
@@ -62,7 +63,6 @@ def main() -> int:
         f"  kubectl get asr,pods -n {NAMESPACE}; kubectl describe asr {NAME} -n {NAMESPACE}; "
         "kubectl explain asr.spec.pools\n"
         "and end it with `make cluster-down`.",
-        soft_wrap=True,
     )
     return 0
 
@@ -91,6 +91,10 @@ def install(cluster: Cluster) -> None:
 def prepare(cluster: Cluster) -> None:
     """What stands for a company's object storage, with a checkpoint in it."""
     with step("an S3 server with a bucket, a checkpoint in it, and a Secret with its keys"):
+        # Pods of a former demo drain for a minute, and nobody is there to be drained for.
+        cluster.kubectl(
+            "delete", "asr,pods", "--all", "-n", NAMESPACE, "--ignore-not-found", "--grace-period=0", "--force"
+        )
         cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s", seconds=190)
         platform.add_namespace(cluster, NAMESPACE)
 
@@ -98,12 +102,12 @@ def prepare(cluster: Cluster) -> None:
 def deploy(cluster: Cluster) -> None:
     """From the manifest to Ready, with a line for all that happens."""
     manifest = os.path.relpath(platform.MANIFEST, PROJECT)
-    console.print(f"\n[dim]{platform.MANIFEST.read_text()}[/]", markup=True)
+    console.print(f"\n{platform.MANIFEST.read_text().rstrip()}", style="dim", markup=False)
     run(["kubectl", "apply", "--namespace", NAMESPACE, "--filename", manifest], "Ask for a served model")
     applied = datetime.now(UTC)
     timeline = Timeline(str(cluster.kubeconfig), NAMESPACE, NAME)
     wait = ["kubectl", "wait", "--for=condition=Ready", f"asr/{NAME}", "-n", NAMESPACE, f"--timeout={WAIT_MINUTES}m"]
-    show(wait, "Wait until it is served")
+    show(shlex.join(wait), "Wait until it is served")
     with (
         subprocess.Popen([*resolved(wait)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as waiting,
         console.status("") as status,
@@ -134,22 +138,17 @@ def tell(news: list[Moment], since: datetime) -> None:
     """A line each."""
     for moment in news:
         seconds = (moment.at - since).total_seconds()
-        console.print(
-            f"[cyan]{seconds:+5.0f} s[/]  [bold]{moment.who:<9}[/]  {moment.what:<12}  ", moment.message, soft_wrap=True
-        )
+        console.print(f"[cyan]{seconds:+5.0f} s[/]  [bold]{moment.who:<9}[/]  {moment.what:<12}  ", moment.message)
 
 
 def transcribe(cluster: Cluster) -> None:
     """Send speech through the Service."""
     run(["kubectl", "get", "asr", NAME, "-n", NAMESPACE], "What it says now")
+    folder = os.path.relpath(platform.CHECK_AUDIO, PROJECT)
+    command = ["asr", "transcribe", "--url", platform.address(cluster, NAMESPACE, NAME), "--model", "english_stt"]
+    command += ["--reference", f"{folder}/transcripts.json"]
     files = [os.path.relpath(path, PROJECT) for path in platform.audio_files()]
-    run(
-        [
-            *("asr", "transcribe", "--url", platform.address(cluster, NAMESPACE, NAME), "--model", "english_stt"),
-            *("--reference", os.path.relpath(platform.CHECK_AUDIO / "transcripts.json", PROJECT), *files),
-        ],
-        "Transcribe, through the Service",
-    )
+    run([*command, *files], "Transcribe, through the Service", shown=f"{shlex.join(command)} {folder}/*.wav")
 
 
 class Note:
@@ -176,18 +175,23 @@ def step(what: str) -> Iterator[Note]:
     console.print(f"[green]✓[/] {time.monotonic() - began:6.1f} s  {what}{found.text}")
 
 
-def show(command: list[str], note: str) -> None:
+def show(command: str, note: str) -> None:
     """Print a command as a user would type it."""
-    console.print(f"\n[bold cyan]# {note}[/]\n[bold]$ {shlex.join(command)}[/]", soft_wrap=True)
+    console.print(f"\n[bold cyan]# {note}[/]\n[bold]$ {escape(command)}[/]")
 
 
-def run(command: list[str], note: str) -> None:
+def run(command: list[str], note: str, *, shown: str = "") -> None:
     """Run a command to its end, its output for all to see.
+
+    Args:
+        command: Program and arguments.
+        note: What it is for.
+        shown: How a user would type it, if not like this.
 
     Raises:
         DemoError: It failed.
     """
-    show(command, note)
+    show(shown or shlex.join(command), note)
     if subprocess.run(resolved(command), check=False).returncode:
         raise DemoError(f"`{command[0]} {command[1]}` did not succeed; its own words are above")
 

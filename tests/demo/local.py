@@ -1,4 +1,4 @@
-"""What `make demo-local` runs, without any cluster: from the demo checkpoint to transcripts, each step a user's command."""
+"""What `make demo-local` runs, without a cluster: from the demo checkpoint to transcripts, by commands of a user."""
 
 import os
 import shlex

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kubernetes
+from kubernetes.dynamic import DynamicClient
 
 CONTAINERS = {"build": "build", "server": "fetch"}
 """By component of a pod, the container whose log tells what it does."""
@@ -38,18 +39,16 @@ class Timeline:
 
     def __init__(self, kubeconfig: str, namespace: str, name: str) -> None:
         client = kubernetes.config.new_client_from_config(kubeconfig)
-        self._core = kubernetes.client.CoreV1Api(client)
-        self._events = kubernetes.client.EventsV1Api(client)
-        self._custom = kubernetes.client.CustomObjectsApi(client)
+        # Paths are known, so nothing has to be discovered.
+        self._client = DynamicClient(client, discoverer=lambda *_: None)
         self._namespace, self._name = namespace, name
         self._told: set[tuple[str, str]] = set()
         self.now = ""
 
     def resource(self) -> dict[str, Any]:
         """The resource as it is now."""
-        found: dict[str, Any] = self._custom.get_namespaced_custom_object(
-            "asr-operator.dev", "v1alpha1", self._namespace, "asrdeployments", self._name
-        )
+        path = f"/apis/asr-operator.dev/v1alpha1/namespaces/{self._namespace}/asrdeployments/{self._name}"
+        found: dict[str, Any] = json.loads(self._get(path))
         return found
 
     def news(self) -> list[Moment]:
@@ -57,34 +56,48 @@ class Timeline:
         self.now = ""
         return sorted([*self._operator(), *self._pods()], key=lambda moment: moment.at)
 
+    def _get(self, path: str, **query: str) -> str:
+        response = self._client.request(
+            "GET", path, query_params=list(query.items()), header_params={}, serialize=False
+        )
+        return str(response.data.decode())
+
+    def _items(self, path: str, **query: str) -> list[dict[str, Any]]:
+        return list(json.loads(self._get(path, **query))["items"])
+
     def _operator(self) -> Iterator[Moment]:
-        for event in self._events.list_namespaced_event(self._namespace).items:
-            about = event.regarding
-            if (about.kind, about.name) == ("AsrDeployment", self._name) and self._new(event.metadata.uid, ""):
-                yield Moment(event.event_time, "operator", event.reason, event.note)
+        path = f"/apis/events.k8s.io/v1/namespaces/{self._namespace}/events"
+        about = f"regarding.kind=AsrDeployment,regarding.name={self._name}"
+        for event in self._items(path, fieldSelector=about):
+            if self._new(event["metadata"]["uid"], ""):
+                yield Moment(_time(event["eventTime"]), "operator", event["reason"], event["note"])
 
     def _pods(self) -> Iterator[Moment]:
-        selector = "app.kubernetes.io/managed-by=asr-operator"
-        for pod in self._core.list_namespaced_pod(self._namespace, label_selector=selector).items:
-            component = pod.metadata.labels["app.kubernetes.io/component"]
-            who = "build" if component == "build" else f"pod {pod.metadata.labels['asr-operator.dev/pool']}"
+        path = f"/api/v1/namespaces/{self._namespace}/pods"
+        for pod in self._items(path, labelSelector="app.kubernetes.io/managed-by=asr-operator"):
+            labels, uid = pod["metadata"]["labels"], pod["metadata"]["uid"]
+            component = labels["app.kubernetes.io/component"]
+            who = "build" if component == "build" else f"pod {labels['asr-operator.dev/pool']}"
             yield from self._log(pod, CONTAINERS[component], who)
-            for condition in pod.status.conditions or ():
-                ready = condition.type == "Ready" and condition.status == "True"
-                if ready and component == "server" and self._new(pod.metadata.uid, "ready"):
-                    yield Moment(condition.last_transition_time, who, "ready", "Triton has loaded and warmed up")
+            for condition in pod["status"].get("conditions", ()):
+                ready = condition["type"] == "Ready" and condition["status"] == "True"
+                if ready and component == "server" and self._new(uid, "ready"):
+                    at = _time(condition["lastTransitionTime"], whole=True)
+                    yield Moment(at, who, "ready", "Triton has loaded and warmed up")
 
-    def _log(self, pod: Any, container: str, who: str) -> Iterator[Moment]:  # noqa: ANN401 (the client's type)
-        if (pod.metadata.uid, "log") in self._told:
+    def _log(self, pod: dict[str, Any], container: str, who: str) -> Iterator[Moment]:
+        status, uid = pod["status"], pod["metadata"]["uid"]
+        states = {
+            each["name"]: each["state"]
+            for each in [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+        }
+        state = states.get(container, {})
+        if not state or "waiting" in state or (uid, "log") in self._told:
             return
-        statuses = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
-        state = next((status.state for status in statuses if status.name == container), None)
-        if state is None or state.waiting is not None:
-            return
-        if state.terminated is not None:
-            self._told.add((pod.metadata.uid, "log"))  # it is whole now
-        text = self._core.read_namespaced_pod_log(pod.metadata.name, self._namespace, container=container)
-        for number, line in enumerate(text.splitlines()):
+        if "terminated" in state:
+            self._told.add((uid, "log"))  # it is whole now
+        path = f"/api/v1/namespaces/{self._namespace}/pods/{pod['metadata']['name']}/log"
+        for number, line in enumerate(self._get(path, container=container).splitlines()):
             try:
                 told = json.loads(line)
                 task, message = told["task"], told["message"]
@@ -92,11 +105,11 @@ class Timeline:
                 continue  # the result, or a library's own words
             if message == "finished":
                 self.now = ""
-                if told.get("note") and self._new(pod.metadata.uid, str(number)):
-                    yield Moment(_time(told), who, task, told["note"])
-            else:
+                if told.get("note") and self._new(uid, str(number)):
+                    yield Moment(_time(told["time"], whole=True), who, task, told["note"])
+            elif "running" in state:
                 done = f" {told['done']:.0f} of {told['total']:.0f}" if told.get("done") and told.get("total") else ""
-                self.now = f"{who}: {task}{done}" if state.running else ""
+                self.now = f"{who}: {task}{done}"
 
     def _new(self, uid: str, what: str) -> bool:
         if (uid, what) in self._told:
@@ -105,6 +118,6 @@ class Timeline:
         return True
 
 
-def _time(told: dict[str, Any]) -> datetime:
-    """When a line was written: to the second, so it is after all that it tells of."""
-    return datetime.fromisoformat(told["time"]).astimezone(UTC) + timedelta(milliseconds=999)
+def _time(text: str, *, whole: bool = False) -> datetime:
+    """As Kubernetes writes it; a time of whole seconds comes after all that is told more exactly."""
+    return datetime.fromisoformat(text).astimezone(UTC) + timedelta(milliseconds=999 if whole else 0)

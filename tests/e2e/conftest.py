@@ -12,7 +12,7 @@ ONE_ATTEMPT = ("--set", "settings.jobs.backoffLimit=0")
 @pytest.fixture(scope="session")
 def speech(cluster: Cluster) -> Speech:
     """The operator, by its chart, and a namespace with object storage and a checkpoint."""
-    for name in ("operator", "s3"):
+    for name in platform.IMAGES:
         cluster.use_image(name)
     cluster.helm(*platform.INSTALL, *ONE_ATTEMPT, seconds=200)
     return Speech(cluster, "speech", platform.add_namespace(cluster, "speech"))

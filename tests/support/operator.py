@@ -107,9 +107,7 @@ class Acting:
                 return item["status"], item["reason"]
         return None
 
-    def until(
-        self, kind: str, expected: tuple[str, str] | None, name: str = "english", *, seconds: float = 30
-    ) -> None:
+    def until(self, kind: str, expected: tuple[str, str] | None, name: str = "english", *, seconds: float = 30) -> None:
         """Wait for a condition of this generation."""
 
         def there() -> bool:

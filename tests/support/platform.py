@@ -13,7 +13,6 @@ from obstore.store import S3Store
 
 from asr_client import word_errors
 from asr_client.word_errors import WordErrors
-
 from tests.cluster.cluster import PROJECT, Cluster
 from tests.cluster.services import BUCKET, S3, start_s3
 from tests.support.programs import program

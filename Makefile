@@ -22,6 +22,7 @@ KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
 CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
 CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
+DEFINITIONS := .cache/definitions/.downloaded
 CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
 GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 
@@ -29,15 +30,18 @@ GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
+.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests need
 
-demo: setup ## From the demo checkpoint to transcripts: build, publish, fetch, serve, transcribe
+demo: cluster-setup ## helm install, kubectl apply, transcripts: all of it on a Kubernetes of its own (as root)
 	@python -m tests.demo.demo
+
+demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcribe
+	@python -m tests.demo.local
 
 test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest
@@ -50,7 +54,7 @@ lint: setup ## Style, types and layers
 unit: setup ## Unit tests alone: seconds, no torch
 	@python -m pytest tests/unit
 
-cluster-setup: setup $(CLUSTER_BINARIES) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
+cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
 	@python -m tests.cluster up
@@ -120,6 +124,10 @@ $(S3_SERVER): $(VENV)/.installed
 	@echo "Building $(@F) for demo and tests"
 	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
 	  github.com/prometheus/prometheus/cmd/$(@F)
+
+# Other projects' kinds, which the chart and the examples are checked against (40 MB).
+$(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
+	@python -m tests.support.definitions && touch $@
 
 .cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
 	@mkdir -p $(@D) && cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from model_builder.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
-from model_builder.errors import ArtifactError, WorkFolderError
+from model_builder.errors import ArtifactError, IncompatiblePlanError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
 from model_builder.resume import sha256_of
@@ -25,10 +25,36 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """An artifact in storage: its URI, and the SHA-256 of its manifest to pin it by."""
+    """An artifact in storage: its URI, the SHA-256 of its manifest to pin it by, and what the manifest says."""
 
     uri: str
     manifest_sha256: str
+    manifest: Manifest
+
+    def summary(self) -> dict[str, Any]:
+        """What a program that started the build wants to know, small enough for a pod's termination message."""
+        manifest = self.manifest
+        gate, target = manifest.gate, manifest.recipe.plan
+        rates = [item["rtfx"] for item in manifest.measurements.get("shapes", ()) if item["used"]]
+        found = {
+            "uri": self.uri,
+            "manifestSha256": self.manifest_sha256,
+            "buildKey": manifest.build_key,
+            "engine": manifest.recipe.engine.value,
+            "bytes": manifest.size,
+            "gpuProduct": target.gpu_product if target else None,
+            "computeCapability": target.compute_capability if target else None,
+            "tensorrt": target.tensorrt if target else None,
+            "werPermille": _permille(gate.get("wer")),
+            "checkpointWerPermille": _permille(gate.get("checkpoint_wer")),
+            "tokenAgreementPermille": _permille(gate.get("token_agreement")),
+            "audioSecondsPerSecond": round(max(rates)) if rates else None,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
+
+def _permille(share: float | None) -> int | None:
+    return None if share is None else round(share * 1000)
 
 
 def location(recipe: Recipe) -> str:
@@ -51,7 +77,7 @@ def find(storage: Storage, recipe: Recipe) -> Published | None:
     manifest = parse_manifest(content, where=storage.join(path))
     if manifest.build_key != build_key(recipe):
         raise ArtifactError(f"{storage.join(path)} is the manifest of another build, {manifest.build_key[:12]}")
-    return Published(storage.join(location(recipe)), hashlib.sha256(content).hexdigest())
+    return Published(storage.join(location(recipe)), hashlib.sha256(content).hexdigest(), manifest)
 
 
 def describe(repository: Path) -> dict[str, File]:
@@ -117,11 +143,11 @@ def publish(
         content = manifest.to_json()
         if not storage.create(f"{base}/{MANIFEST}", content):
             content = storage.read(f"{base}/{MANIFEST}")
-            parse_manifest(content, where=storage.join(f"{base}/{MANIFEST}"))
+            manifest = parse_manifest(content, where=storage.join(f"{base}/{MANIFEST}"))
             task.note("another builder published it first")
         else:
             task.note(f"{len(files)} files  {manifest.size / 1e6:.1f} MB")
-    return Published(storage.join(base), hashlib.sha256(content).hexdigest())
+    return Published(storage.join(base), hashlib.sha256(content).hexdigest(), manifest)
 
 
 def read_manifest(storage: Storage, *, sha256: str | None = None) -> tuple[Manifest, bytes]:
@@ -138,6 +164,34 @@ def read_manifest(storage: Storage, *, sha256: str | None = None) -> tuple[Manif
     if sha256 is not None and found != sha256:
         raise ArtifactError(f"{storage.join(MANIFEST)} has SHA-256 {found}, expected {sha256}")
     return parse_manifest(content, where=storage.join(MANIFEST)), content
+
+
+def check_plan(manifest: Manifest, product: str | None, capability: str | None, tensorrt: str | None) -> None:
+    """Refuse an artifact whose TensorRT plan is for something else. One without a plan runs anywhere.
+
+    Raises:
+        IncompatiblePlanError: For another GPU product, compute capability or TensorRT.
+    """
+    plan = manifest.recipe.plan
+    if plan is None:
+        return
+    for what, built, here in (
+        ("GPU product", plan.gpu_product, product),
+        ("compute capability", plan.compute_capability, capability),
+        ("TensorRT", _version(plan.tensorrt, tensorrt), tensorrt),
+    ):
+        if here is not None and built != here:
+            raise IncompatiblePlanError(
+                f"the plan is for {what} {built}, but {here} is here; a plan runs nowhere but where it was built for"
+            )
+
+
+def _version(built: str, here: str | None) -> str:
+    """The plan's version, in the words of the other one if major, minor and patch are the same."""
+    if here is None:
+        return built
+    length = min(3, len(here.split(".")), len(built.split(".")))
+    return here if built.split(".")[:length] == here.split(".")[:length] else built
 
 
 def fetch(uri: str, destination: Path, *, sha256: str | None, reporter: Reporter) -> Manifest:

@@ -27,7 +27,8 @@ app = typer.Typer(
     help=f"{description}\n\nExit codes: 0 success, 2 wrong usage, 10 source not available, 11 checkpoint not readable, "
     "12 checkpoint not supported, 13 check audio not usable, 20 rejected (does not transcribe like the checkpoint), "
     "21 TensorRT cannot build the plan, 30 storage failed, 31 artifact missing or altered, 32 folder not usable, "
-    "33 plan of another GPU product or TensorRT, 40 Triton failed, 41 packages missing, 42 no usable GPU, "
+    "33 plan of another GPU product or TensorRT, 34 overrides that do not fit, "
+    "40 Triton failed, 41 packages missing, 42 no usable GPU, "
     "130 interrupted by Ctrl-C, 143 by SIGTERM.",
     no_args_is_help=True,
     add_completion=False,
@@ -71,6 +72,7 @@ ENGINES = {
     EngineChoice.tensorrt: Engine.TENSORRT,
     EngineChoice.both: Engine.BOTH,
 }
+TERMINATION_BYTES = 4096
 MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 """Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
@@ -79,6 +81,16 @@ Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.
 TerminationLog = Annotated[
     Path | None,
     typer.Option(help="Write the result as JSON to this file, such as a pod's /dev/termination-log.", dir_okay=False),
+]
+
+
+Verify = Annotated[bool, typer.Option("--verify", help="Read every byte of an artifact that was published before.")]
+GpuProduct = Annotated[
+    str | None,
+    typer.Option(help="GPU product as nodes are labelled, such as NVIDIA-L4; refuse any other.", show_default=False),
+]
+ComputeCapability = Annotated[
+    str | None, typer.Option(help="Compute capability, such as 8.9; refuse any other.", show_default=False)
 ]
 
 
@@ -127,9 +139,9 @@ def build(
     max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
     max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
     check_audio: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="Folder of WAV or FLAC files to check with, and transcripts.json if known.",
+            help="Folder, or s3://bucket/folder, of WAV or FLAC files to check with, and transcripts.json if known.",
             show_default="a set that ships with the package",
         ),
     ] = None,
@@ -139,6 +151,7 @@ def build(
     min_token_agreement_permille: Annotated[
         int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")
     ] = 990,
+    verify: Verify = False,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
@@ -148,7 +161,8 @@ def build(
 
     Example: model-builder build --source english.nemo --name english_stt --storage s3://asr-models/prod
     """
-    from model_builder import audio_set, pipeline, plan_pipeline  # noqa: PLC0415
+    from model_builder import pipeline, plan_pipeline  # noqa: PLC0415
+    from model_builder.stages import check_audio as check_audio_stage  # noqa: PLC0415
 
     with_plan = ENGINES[engine].has_plan
     if precision is PrecisionChoice.bf16 and not with_plan:
@@ -157,6 +171,7 @@ def build(
     with _errors_told(termination_log, json_log=json_log):
         if with_plan:
             plan_pipeline.check_machine()  # before the checkpoint is exported in vain
+        audio = check_audio_stage.bring(check_audio, folder, _reporter(json_log=json_log))
         published = pipeline.build(
             pipeline.Options(
                 source=source,
@@ -169,9 +184,10 @@ def build(
                 wire=Wire(wire.upper()),
                 max_batch_size=max_batch_size,
                 max_audio_seconds=max_audio_seconds,
-                check_audio=check_audio or audio_set.SHIPPED,
+                check_audio=audio,
                 max_wer_increase_permille=max_wer_increase_permille,
                 min_token_agreement_permille=min_token_agreement_permille,
+                verify=verify,
             ),
             _reporter(json_log=json_log),
         )
@@ -184,11 +200,12 @@ def build(
                     work=folder,
                     engine=ENGINES[engine],
                     precision=Precision((precision or PrecisionChoice.fp16).upper()),
-                    check_audio=check_audio or audio_set.SHIPPED,
+                    check_audio=audio,
+                    verify=verify,
                 ),
                 _reporter(json_log=json_log),
             )
-        _terminate(termination_log, {"uri": published.uri, "manifestSha256": published.manifest_sha256})
+        _terminate(termination_log, published.summary())
         print(published.uri)  # noqa: T201 (the result)
 
 
@@ -217,7 +234,7 @@ def plan(
         ),
     ] = None,
     check_audio: Annotated[
-        Path | None,
+        str | None,
         typer.Option(help="The folder that the artifact was checked with.", show_default="a set that ships"),
     ] = None,
     max_batch_milliseconds: Annotated[
@@ -237,6 +254,9 @@ def plan(
             show_default="that of the Triton beside this builder",
         ),
     ] = None,
+    gpu_product: GpuProduct = None,
+    compute_capability: ComputeCapability = None,
+    verify: Verify = False,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
@@ -246,31 +266,35 @@ def plan(
 
     Example: model-builder plan s3://asr-models/prod/english_stt/<key> --storage s3://asr-models/prod
     """
-    from model_builder import audio_set, plan_pipeline, tensorrt  # noqa: PLC0415
+    from model_builder import plan_pipeline, tensorrt  # noqa: PLC0415
+    from model_builder.stages import check_audio as check_audio_stage  # noqa: PLC0415
 
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
+    folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
     with _errors_told(termination_log, json_log=json_log):
         published = plan_pipeline.build(
             plan_pipeline.Options(
                 artifact=artifact_uri,
                 manifest_sha256=manifest_sha256,
                 storage=storage,
-                work=work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}",
+                work=folder,
                 engine=ENGINES[engine],
                 precision=Precision(precision.upper()),
                 shapes=tuple(_shape(text) for text in shape or ()),
-                check_audio=check_audio or audio_set.SHIPPED,
+                check_audio=check_audio_stage.bring(check_audio, folder, _reporter(json_log=json_log)),
                 limits=tensorrt.Limits(
                     seconds=time_limit_seconds, workspace=None if workspace_gb is None else int(workspace_gb * 1024**3)
                 ),
                 max_batch_milliseconds=max_batch_milliseconds,
                 quick=quick,
                 serving_tensorrt=serving_tensorrt,
+                gpu=None if gpu_product is None else (gpu_product, compute_capability),
+                verify=verify,
             ),
             _reporter(json_log=json_log),
         )
-        _terminate(termination_log, {"uri": published.uri, "manifestSha256": published.manifest_sha256})
+        _terminate(termination_log, published.summary())
         print(published.uri)  # noqa: T201 (the result)
 
 
@@ -293,15 +317,49 @@ def fetch(
     manifest_sha256: Annotated[
         str | None, typer.Option(help="Refuse any manifest but this one.", metavar="HEX")
     ] = None,
+    gpu_product: GpuProduct = None,
+    compute_capability: ComputeCapability = None,
+    tensorrt: Annotated[
+        str | None, typer.Option(help="TensorRT of the server; refuse a plan of another.", show_default=False)
+    ] = None,
+    overrides: Annotated[
+        str | None,
+        typer.Option(
+            help="Other batching than was measured, as JSON: maxBatchSize, queueDelayMicroseconds, instances. Needs "
+            "--repository.",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Annotated[
+        Path | None,
+        typer.Option(help="Folder to create with the overrides; DEST stays as published.", show_default=False),
+    ] = None,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
-    """Download an artifact, verify every byte, and put it in place in one step: all of it or nothing."""
-    from model_builder import artifact_store  # noqa: PLC0415
+    """Download an artifact, verify every byte, and put it in place in one step: all of it or nothing.
 
+    With --gpu-product and --tensorrt nothing is downloaded where its plan could not run.
+    """
+    from model_builder import artifact_store, driver  # noqa: PLC0415
+    from model_builder.storage import Storage  # noqa: PLC0415
+
+    if (overrides is None) != (repository is None):
+        raise typer.BadParameter("--overrides and --repository go together", param_hint="--overrides")
     with _errors_told(termination_log, json_log=json_log):
-        artifact_store.fetch(artifact_uri, destination, sha256=manifest_sha256, reporter=_reporter(json_log=json_log))
-        print(destination)  # noqa: T201 (the result)
+        if gpu_product is not None or tensorrt is not None:
+            wanted, _ = artifact_store.read_manifest(Storage(artifact_uri), sha256=manifest_sha256)
+            artifact_store.check_plan(wanted, gpu_product, compute_capability, tensorrt)
+        if gpu_product is not None:
+            driver.check(gpu_product, compute_capability, driver.first_gpu())
+        manifest = artifact_store.fetch(
+            artifact_uri, destination, sha256=manifest_sha256, reporter=_reporter(json_log=json_log)
+        )
+        if overrides is not None and repository is not None:
+            from model_builder.repository import overrides as laying  # noqa: PLC0415 (Triton's protobuf)
+
+            laying.lay(destination, repository, laying.parse(overrides), manifest.recipe)
+        print(repository or destination)  # noqa: T201 (the result)
 
 
 @app.command()
@@ -449,8 +507,12 @@ def _reporter(*, json_log: bool) -> Reporter:
 
 
 def _terminate(path: Path | None, result: dict[str, Any]) -> None:
-    if path is not None:
-        path.write_text(json.dumps(result)[:4096], encoding="utf-8")
+    """Write what Kubernetes is to show of this pod. It keeps the first 4096 bytes: a message is cut, JSON is not."""
+    if path is None:
+        return
+    while len(text := json.dumps(result, ensure_ascii=False).encode()) > TERMINATION_BYTES and result.get("message"):
+        result = result | {"message": result["message"][: len(result["message"]) * 9 // 10]}
+    path.write_bytes(text)
 
 
 @contextmanager
@@ -467,7 +529,7 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
     try:
         yield
     except BuilderError as error:
-        result = {"reason": error.reason, "message": str(error)[:3000], "transient": error.transient}
+        result = {"reason": error.reason, "message": str(error), "transient": error.transient}
         _terminate(termination_log, result)
         if json_log:
             JsonReporter().error(str(error), reason=error.reason, exit_code=error.exit_code)

@@ -1,7 +1,6 @@
 """The GPU of this machine: which one it is, its memory, its streams and graphs. Adapter of cuda.bindings."""
 
 import ctypes
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
@@ -10,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from model_builder.driver import product_name
 from model_builder.errors import GpuError, MissingExtraError
 
 
@@ -73,7 +73,7 @@ def gpu() -> Gpu:
     version = int(_call("cudaDriverGetVersion"))
     name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
     return Gpu(
-        product=re.sub(r"[^A-Za-z0-9._-]+", "-", name.strip("\0 ")),
+        product=product_name(name),
         compute_capability=f"{properties.major}.{properties.minor}",
         memory=int(properties.totalGlobalMem),
         cuda=f"{version // 1000}.{version % 1000 // 10}",

@@ -106,3 +106,10 @@ class GpuError(BuilderError):
 
     reason = "GpuUnavailable"
     exit_code = 42
+
+
+class OverridesError(BuilderError):
+    """Overrides of the batching that do not fit what was built."""
+
+    reason = "OverridesInvalid"
+    exit_code = 34

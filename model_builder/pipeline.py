@@ -50,6 +50,8 @@ class Options:
     check_audio: Path = audio_set.SHIPPED
     max_wer_increase_permille: int = 5
     min_token_agreement_permille: int = 990
+    verify: bool = False
+    """Read every byte of an artifact that is found published."""
 
 
 @dataclass(slots=True)
@@ -149,6 +151,8 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     report.content |= {"recipe": recipe.model_dump(mode="json")}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
+        if options.verify:
+            artifact_store.verify(found.uri, reporter=reporter)
         return done(report, found)
 
     with report.stage("inspect") as entry:

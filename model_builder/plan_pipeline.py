@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
-from model_builder import artifact_store, audio_set, cuda, plan_shapes, tensorrt, triton
+from model_builder import artifact_store, audio_set, cuda, driver, plan_shapes, tensorrt, triton
 from model_builder.artifact import Manifest, content_digest
 from model_builder.artifact_store import Published
 from model_builder.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
@@ -40,6 +40,8 @@ class Options:
         max_batch_milliseconds: Shapes that take longer on the GPU are not used.
         quick: Measure less.
         serving_tensorrt: TensorRT of the server that will run the plan; that of the server beside this builder if None.
+        gpu: Product and compute capability that the plan is meant for; whichever is here if None.
+        verify: Read every byte of an artifact that is found published.
     """
 
     artifact: str
@@ -54,6 +56,8 @@ class Options:
     max_batch_milliseconds: float = 100.0
     quick: bool = False
     serving_tensorrt: str | None = None
+    gpu: tuple[str, str | None] | None = None
+    verify: bool = False
 
 
 def build(options: Options, reporter: Reporter) -> Published:
@@ -68,6 +72,8 @@ def build(options: Options, reporter: Reporter) -> Published:
 
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     gpu, version = check_machine(options.serving_tensorrt)
+    if options.gpu is not None:
+        driver.check(*options.gpu, (gpu.product, gpu.compute_capability))
     storage = Storage(options.storage, create=True)
 
     source = Storage(options.artifact)
@@ -85,6 +91,8 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
+        if options.verify:
+            artifact_store.verify(found.uri, reporter=reporter)
         return done(report, found)
 
     with report.stage("artifact") as entry:

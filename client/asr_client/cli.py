@@ -3,9 +3,10 @@
 import asyncio
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     # What these load is for the commands that need it: --help is quick, and works without the extra `client`.
     from asr_client.bench import Latency, Run, Summary
     from asr_client.files import FileResult
+    from asr_client.findings import Finding
+    from asr_client.plans import Plan
     from asr_client.server_statistics import Statistics
     from asr_client.word_errors import WordErrors
 
@@ -31,7 +34,8 @@ INTERRUPTED = 130
 
 app = typer.Typer(
     name="asr",
-    help=f"{description}\n\nStart with `asr doctor --url HOST:PORT`. Exit codes: 0 success, 1 a file, a request or a "
+    help=f"{description}\n\nStart with `asr doctor --url HOST:PORT`, or `asr doctor asr/NAME` for what the operator "
+    "serves. Exit codes: 0 success, 1 a file, a request or a "
     "check failed, 2 wrong usage or a package missing, 3 no server there or it does not serve the model.",
     no_args_is_help=True,
     add_completion=False,
@@ -348,8 +352,20 @@ def _number(value: float | None, *, digits: int) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+Namespace = Annotated[
+    str | None, typer.Option("--namespace", "-n", help="Its namespace.", show_default="that of your kubeconfig")
+]
+Context = Annotated[
+    str | None, typer.Option(help="Context of your kubeconfig.", show_default="the current one", metavar="NAME")
+]
+
+
 @app.command()
 def doctor(
+    resource: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="An AsrDeployment of your cluster: english or asr/english."),
+    ] = None,
     *,
     # No check of its form here: doctor tells it as a finding, with a hint.
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.")] = DEFAULT_URL,
@@ -360,40 +376,138 @@ def doctor(
         str | None,
         typer.Option(help="Triton's HTTP, such as http://localhost:8000: checked, too.", show_default=False),
     ] = None,
+    namespace: Namespace = None,
+    context: Context = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each check.")] = False,
 ) -> None:
-    """Check a server step by step: what is wrong, and what to do.
+    """Check an AsrDeployment, or a server, step by step: what is wrong, and what to do.
 
-    From the address over models and tensors to answers and statistics.
+    With a NAME: what the operator has built, what is missing, why it is not Ready.
+    It reads the cluster of your kubeconfig, and writes nothing.
+
+    Without: a server, from its address over models and tensors to answers and statistics.
+
     Exit code 1 when a check failed; warnings alone give 0.
+
+    Example: asr doctor asr/english -n speech
 
     Example: asr doctor --url localhost:8001 --model english_stt --http-url http://localhost:8000
     """
+    if resource is not None:
+        _doctor_of_resource(_resource_name(resource), namespace, context, as_json=as_json)
+        return
     from asr_client import doctor as checks  # noqa: PLC0415
-
-    marks = {
-        checks.Outcome.OK: "[green]✓[/]",
-        checks.Outcome.WARNING: "[yellow]![/]",
-        checks.Outcome.FAILED: "[red]✗[/]",
-    }
-    console = Console(highlight=False)
 
     async def all_checks() -> bool:
         well = True
         async for finding in checks.examine(url, model=model, http_url=http_url):
-            well = well and finding.outcome is not checks.Outcome.FAILED
-            if as_json:
-                typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
-                continue
-            told = f"{marks[finding.outcome]} {finding.check:<10} {escape(finding.message)}"
-            console.print(told, soft_wrap=True)
-            if finding.hint:
-                console.print(f"             [dim]→[/] {escape(finding.hint)}", soft_wrap=True)
+            well = _tell_finding(finding, as_json=as_json) and well
         return well
 
     with _errors_told():
         if not asyncio.run(all_checks()):
             raise typer.Exit(SOME_FAILED)
+
+
+def _tell_finding(finding: "Finding", *, as_json: bool) -> bool:
+    """Print what a check found; returns whether it is well."""
+    from asr_client.findings import Outcome  # noqa: PLC0415
+
+    well = finding.outcome is not Outcome.FAILED
+    if as_json:
+        typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
+        return well
+    marks = {Outcome.OK: "[green]✓[/]", Outcome.WARNING: "[yellow]![/]", Outcome.FAILED: "[red]✗[/]"}
+    console = Console(highlight=False)
+    console.print(f"{marks[finding.outcome]} {finding.check:<10} {escape(finding.message)}", soft_wrap=True)
+    if finding.hint:
+        console.print(f"             [dim]→[/] {escape(finding.hint)}", soft_wrap=True)
+    return well
+
+
+def _resource_name(value: str) -> str:
+    kind, slash, name = value.rpartition("/")
+    if slash and kind not in {"asr", "asrdeployment", "asrdeployments"}:
+        raise typer.BadParameter(f"{value}: write the name of an AsrDeployment, such as asr/english", param_hint="NAME")
+    if ":" in name:
+        raise typer.BadParameter(f"{value}: a server's address is given as --url {value}", param_hint="NAME")
+    return name
+
+
+def _doctor_of_resource(name: str, namespace: str | None, context: str | None, *, as_json: bool) -> None:
+    from asr_client import explain  # noqa: PLC0415 (the cluster's packages)
+    from asr_client.cluster import Cluster, ClusterError  # noqa: PLC0415
+    from asr_client.findings import Finding, Outcome  # noqa: PLC0415
+
+    try:
+        cluster = Cluster(context)
+        found = cluster.snapshot(namespace or cluster.namespace, name)
+    except ClusterError as error:
+        _tell_finding(Finding("cluster", Outcome.FAILED, str(error)), as_json=as_json)
+        raise typer.Exit(SOME_FAILED) from error
+    outcomes = [_tell_finding(finding, as_json=as_json) for finding in explain.examine(found, datetime.now(UTC))]
+    if not all(outcomes):
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def plans(
+    resource: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="An AsrDeployment.", show_default="all of the namespace")
+    ] = None,
+    *,
+    namespace: Namespace = None,
+    all_namespaces: Annotated[bool, typer.Option("--all-namespaces", "-A", help="Of all namespaces.")] = False,
+    context: Context = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line for each pool.")] = False,
+) -> None:
+    """Show which TensorRT plans there are: for each pool its GPU, the TensorRT version, and how far its plan is.
+
+    A plan runs on the GPU product and the TensorRT version that built it, and on no other.
+    A pool without its plan serves ONNX meanwhile, unless spec.engine.fallback is None.
+    Exit code 1 when a plan failed.
+
+    Example: asr plans english -n speech
+    """
+    from asr_client import plans as planning  # noqa: PLC0415 (the cluster's packages)
+    from asr_client.cluster import Cluster, ClusterError  # noqa: PLC0415
+
+    try:
+        cluster = Cluster(context)
+        where = None if all_namespaces else namespace or cluster.namespace
+        if resource is not None:
+            names = [(where or cluster.namespace, _resource_name(resource))]
+        else:
+            metadata = [item["metadata"] for item in cluster.resources(where)]
+            names = [(item["namespace"], item["name"]) for item in metadata]
+        found = [plan for each in names for plan in planning.plans(cluster.snapshot(*each))]
+    except ClusterError as error:
+        _tell_error(str(error))
+        raise typer.Exit(SOME_FAILED) from error
+    if as_json:
+        for plan in found:
+            typer.echo(json.dumps(plan.to_json(), ensure_ascii=False))
+    elif found:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
+    else:
+        _tell_error(
+            f"there is no AsrDeployment in {'the cluster' if where is None else f'namespace {where}'}", kind="note"
+        )
+    if any(plan.state is planning.State.FAILED for plan in found):
+        raise typer.Exit(SOME_FAILED)
+
+
+def _plans_table(found: "Sequence[Plan]") -> Table:
+    table = Table(box=None)
+    for column in ("resource", "pool", "GPU", "capability", "TensorRT", "plan", "serves"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("")
+    colours = {"published": "green", "failed": "red", "building": "yellow", "waiting": "yellow", "missing": "yellow"}
+    for plan in found:
+        state = f"[{colours[plan.state]}]{plan.state}[/]" if plan.state in colours else plan.state.value
+        cells = (plan.resource, plan.pool, plan.gpu, plan.compute_capability, plan.tensorrt)
+        table.add_row(*(escape(cell or "-") for cell in cells), state, plan.serves or "nothing", escape(plan.note))
+    return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -464,7 +578,8 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        _tell_error(f"{error.name} is not installed: pip install 'asr-operator[client]'")
+        extra = "kubernetes" if error.name in {"kubernetes", "urllib3"} else "client"
+        _tell_error(f"{error.name} is not installed: pip install 'asr-operator[{extra}]'")
         sys.exit(WRONG_USAGE)
 
 

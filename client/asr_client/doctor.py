@@ -11,12 +11,12 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
 
+from asr_client.findings import Finding, Outcome
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
 from asr_client.transcription import Client, Pcm, TranscriptionError, channel, infer
 from asr_serving import tensors
@@ -28,40 +28,6 @@ REQUEST_SECONDS = 60.0
 """For one second of audio: the first request to a model may load libraries and choose kernels."""
 
 SILENCE: Pcm = np.zeros(SAMPLE_RATE, dtype=np.int16)
-
-
-class Outcome(StrEnum):
-    """What came of a check."""
-
-    OK = "ok"
-    WARNING = "warning"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One checked thing.
-
-    Attributes:
-        check: What was checked, in a word or two.
-        outcome: Whether it is as it should be.
-        message: What was found.
-        hint: What to do; empty when there is nothing to do.
-    """
-
-    check: str
-    outcome: Outcome
-    message: str
-    hint: str = ""
-
-    def to_json(self) -> dict[str, str | None]:
-        """One line of `asr doctor --json`."""
-        return {
-            "check": self.check,
-            "outcome": str(self.outcome),
-            "message": self.message,
-            "hint": self.hint or None,
-        }
 
 
 @dataclass(frozen=True, slots=True)

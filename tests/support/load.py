@@ -1,10 +1,17 @@
 """Load for tests and benchmarks, and what the server counted of it."""
 
+import asyncio
+import threading
 import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from asr_client import transcription
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder import audio_set, triton
 
@@ -26,3 +33,45 @@ def prometheus(ports: triton.Ports) -> dict[str, float]:
     with urllib.request.urlopen(f"http://{ports.host}:{ports.metrics}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("asr_")}
+
+
+@dataclass(slots=True)
+class Answers:
+    """What became of requests that are sent without a pause.
+
+    Attributes:
+        good: Transcripts so far.
+        errors: Messages of failures so far.
+    """
+
+    good: int = 0
+    errors: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def steady(url: str, model: str, *, in_flight: int = 4) -> Iterator[Answers]:
+    """Send utterances of 2 to 8 s over one connection while the block runs, `in_flight` at any time."""
+    answers, ending = Answers(), threading.Event()
+    signals = utterances(32, seed=7, shortest=2, longest=8)
+
+    async def send(client: transcription.Client, number: int) -> None:
+        while not ending.is_set():
+            try:
+                await client.transcribe(signals[(answers.good + number) % len(signals)])
+            except transcription.TranscriptionError as error:
+                answers.errors.append(str(error))
+                await asyncio.sleep(0.5)
+            else:
+                answers.good += 1
+
+    async def run() -> None:
+        async with transcription.connect(url, model, timeout=60) as client:
+            await asyncio.gather(*(send(client, number) for number in range(in_flight)))
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(asyncio.run, run())
+        try:
+            yield answers
+        finally:
+            ending.set()
+            running.result(timeout=90)

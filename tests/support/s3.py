@@ -38,19 +38,21 @@ class S3Server:
 
 
 @contextmanager
-def s3_server(folder: Path, certificate: Certificate | None = None) -> Iterator[S3Server]:
-    """Run a server over `folder` while the block runs, with TLS if it has a certificate."""
+def s3_server(
+    folder: Path, certificate: Certificate | None = None, *, address: str = "127.0.0.1"
+) -> Iterator[S3Server]:
+    """Run a server over `folder` while the block runs, with TLS if it has a certificate; by default on loopback."""
     if not BINARY.is_file():
         raise FileNotFoundError(f"{BINARY} is missing; run `make setup`")
     objects = folder / "objects"
     (objects / BUCKET).mkdir(parents=True, exist_ok=True)
     access, secret = "demo", secrets.token_urlsafe(24)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
+    with socket.create_server((address, 0)) as probe:
         port = probe.getsockname()[1]
     tls: list[str | Path] = ["--cert", certificate.certificate, "--key", certificate.key] if certificate else []
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(
-            [BINARY, "--port", f"127.0.0.1:{port}", *tls, "posix", objects],
+            [BINARY, "--port", f"{address}:{port}", *tls, "posix", objects],
             env=os.environ | {"ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": secret},
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -58,7 +60,7 @@ def s3_server(folder: Path, certificate: Certificate | None = None) -> Iterator[
     environment = {
         "AWS_ACCESS_KEY_ID": access,
         "AWS_SECRET_ACCESS_KEY": secret,
-        "AWS_ENDPOINT_URL": f"{'https' if certificate else 'http'}://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"{'https' if certificate else 'http'}://{address}:{port}",
         "AWS_REGION": "us-east-1",
     }
     try:

@@ -14,8 +14,9 @@ from typer.testing import CliRunner, Result
 from asr_client import files, word_errors
 from asr_client.audio import AudioFileError
 from asr_client.cli import app
-from asr_client.doctor import Outcome, Served, judge_index, judge_interface, judge_set, parse_address, stt_models
+from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
 from asr_client.files import FileResult
+from asr_client.findings import Outcome
 from asr_client.transcription import Transcript, Word
 from asr_serving import tensors
 
@@ -51,7 +52,7 @@ def wav(tmp_path: Path) -> str:
 # Help
 
 
-@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor", "plans"])
 def test_help_names_each_command(command: str) -> None:
     assert command in plain(asr("--help").output)
 

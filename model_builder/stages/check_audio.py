@@ -1,0 +1,49 @@
+"""Check audio from where the user keeps it: a folder, or a folder in object storage that is brought here first."""
+
+from pathlib import Path, PurePosixPath
+
+from model_builder import audio_set
+from model_builder.errors import CheckAudioError, SourceError, WorkFolderError
+from model_builder.progress import Reporter
+from model_builder.storage import Storage
+
+MAX_BYTES = 1024**3
+"""Of all files. A minute of audio is 2 MB; more than hours would take longer to check than to build."""
+
+
+def bring(source: str | None, work: Path, reporter: Reporter) -> Path:
+    """The folder with the check audio; that which ships if `source` is None.
+
+    Raises:
+        CheckAudioError: The location holds nothing, or too much.
+        StorageError: Storage refused or failed.
+        WorkFolderError: The files cannot be written.
+    """
+    if source is None:
+        return audio_set.SHIPPED
+    if "://" not in source:
+        return Path(source)
+    parent, _, name = source.rstrip("/").rpartition("/")
+    try:
+        storage = Storage(parent)
+    except SourceError as error:
+        raise CheckAudioError(str(error)) from error
+    found = {path: size for path, size in storage.list_below(name).items() if "/" not in path}
+    if not found:
+        raise CheckAudioError(f"{source} holds no files; give a folder with WAV or FLAC files")
+    if sum(found.values()) > MAX_BYTES:
+        raise CheckAudioError(f"{source} holds {sum(found.values()) / 1e9:.1f} GB; at most 1 GB of audio is checked")
+    folder = work / "check-audio"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.iterdir():
+            stale.unlink()
+        with reporter.task("check audio", sum(found.values())) as task:
+            for path, size in sorted(found.items()):
+                (folder / PurePosixPath(path).name).write_bytes(storage.read(f"{name}/{path}"))
+                task.advance(size)
+    except FileNotFoundError as error:
+        raise CheckAudioError(f"{error} was removed while it was downloaded") from error
+    except OSError as error:
+        raise WorkFolderError(f"cannot write {folder}: {error}") from error
+    return folder

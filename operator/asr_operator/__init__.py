@@ -1,0 +1,1 @@
+"""The Kubernetes operator of AsrDeployment: builds speech recognition models, publishes and serves them with Triton."""

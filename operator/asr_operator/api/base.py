@@ -1,0 +1,81 @@
+"""What the models of all versions share: naming, bounds, rules in CEL."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic.alias_generators import to_camel
+
+GROUP = "asr-operator.dev"
+
+
+class ApiModel(BaseModel):
+    """A part of a resource: frozen, camelCase on the wire, blind to fields of newer versions."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="ignore",
+        use_attribute_docstrings=True,
+    )
+
+    def as_json(self) -> dict[str, Any]:
+        """As Kubernetes sees it: camelCase, without what is not set."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule in CEL that the API server enforces.
+
+    Attributes:
+        cel: Over `self`, by JSON names; true when the value is accepted.
+        message: What the user sees when it is not: what to write instead.
+        field: Path of the field to blame, such as `.tensorrt`; the object itself if None.
+    """
+
+    cel: str
+    message: str
+    field: str | None = None
+
+    def schema(self) -> dict[str, str]:
+        """As `x-kubernetes-validations` wants it."""
+        return {"rule": self.cel, "message": self.message} | ({"fieldPath": self.field} if self.field else {})
+
+
+def rules(*items: Rule) -> dict[str, Any]:
+    """Schema extras of a model or a field with these rules."""
+    return {"x-kubernetes-validations": [rule.schema() for rule in items]}
+
+
+def list_map(*keys: str) -> dict[str, Any]:
+    """Schema extras of a list whose items are told apart by these fields."""
+    return {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": list(keys)}
+
+
+ATOMIC = {"x-kubernetes-list-type": "atomic"}
+OPAQUE = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+"""A part of a pod's specification that is handed on as it is; the API server checks it there."""
+
+DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
+DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
+LabelKey = Annotated[str, StringConstraints(max_length=317)]
+LabelValue = Annotated[
+    str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", min_length=0, max_length=63)
+]
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+AnnotationValue = Annotated[str, StringConstraints(max_length=4096)]
+Labels = Annotated[dict[str, LabelValue], Field(max_length=32)]
+Annotations = Annotated[dict[str, AnnotationValue], Field(max_length=32)]
+Quantity = Annotated[
+    int | str,
+    Field(
+        json_schema_extra={
+            "x-kubernetes-int-or-string": True,
+            "pattern": r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|[munEe][0-9]*)?$",
+            "maxLength": 32,
+        }
+    ),
+]
+Opaque = Annotated[dict[str, Any], Field(json_schema_extra=OPAQUE)]

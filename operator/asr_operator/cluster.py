@@ -1,0 +1,424 @@
+"""The only module that talks to the API server: reads, server-side apply, deletions, events. It blocks: use threads."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import kubernetes
+import urllib3
+from kubernetes.client.exceptions import ApiException
+from kubernetes.dynamic import DynamicClient
+
+from asr_operator import names
+from asr_operator.api import v1alpha1 as api
+from asr_operator.api.base import GROUP
+from asr_operator.compare import difference
+from asr_operator.errors import StalledError, TransientError
+from asr_operator.events import Reason
+from asr_operator.store import Key, Store, key_of
+
+Object = dict[str, Any]
+
+PAGE = 500
+"""Objects of one answer to a listing."""
+TIMEOUT = (10, 30)
+"""Seconds to connect, and to wait for an answer."""
+APPLY = "application/apply-patch+yaml"
+JSON_PATCH = "application/json-patch+json"
+UNTYPED = "failed to create typed patch object"
+"""What the API server says, with status 500, of an object with a field of a wrong type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the API server addresses a kind.
+
+    Attributes:
+        group: Group and version.
+        plural: As in paths.
+        name: As in objects.
+        selected: Whether only objects with our label are read.
+        optional: Whether a cluster may not know it.
+    """
+
+    group: str
+    plural: str
+    name: str
+    selected: bool = True
+    optional: bool = False
+
+    def path(self, namespace: str | None = None, name: str | None = None, sub: str | None = None) -> str:
+        """Of the kind, of those in a namespace, or of one."""
+        parts = ["/api" if self.group == "v1" else "/apis", self.group]
+        parts += ["namespaces", namespace] if namespace else []
+        parts += [self.plural, *([name] if name else []), *([sub] if sub else [])]
+        return "/".join(parts)
+
+
+RESOURCE = Kind(api.API_VERSION, api.PLURAL, api.KIND, selected=False)
+KINDS = {
+    kind.name: kind
+    for kind in (
+        RESOURCE,
+        Kind("apps/v1", "deployments", "Deployment"),
+        Kind("batch/v1", "jobs", "Job"),
+        Kind("v1", "pods", "Pod"),
+        Kind("v1", "services", "Service"),
+        Kind("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+        Kind("networking.k8s.io/v1", "networkpolicies", "NetworkPolicy"),
+        Kind("autoscaling/v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler"),
+        Kind("monitoring.coreos.com/v1", "podmonitors", "PodMonitor", optional=True),
+        Kind("keda.sh/v1alpha1", "scaledobjects", "ScaledObject", optional=True),
+    )
+}
+"""Jobs come before pods, so that whose Job is known has its pod known as well."""
+
+
+class RequestObserver(Protocol):
+    """Told of every request."""
+
+    def __call__(self, method: str, kind: str, code: int) -> None:
+        """A request was answered with this HTTP status; 0 if not at all."""
+
+
+@dataclass(slots=True)
+class Cluster:
+    """The API server, and what is known of it.
+
+    Attributes:
+        client: Of the API server.
+        store: What watches have seen; answers to writes go there at once.
+        namespaces: Those that are read; all if empty.
+        observer: Told of every request.
+        served: Kinds that the cluster knows.
+    """
+
+    client: DynamicClient
+    store: Store
+    namespaces: tuple[str, ...] = ()
+    observer: RequestObserver = lambda method, kind, code: None  # noqa: ARG005
+    served: set[str] = field(default_factory=lambda: {name for name, kind in KINDS.items() if not kind.optional})
+    _settled: dict[tuple[str, Key], tuple[str, str]] = field(default_factory=dict)
+    """By kind and key: intent and resource version of the last apply, which by then was what is there."""
+
+    @classmethod
+    def connect(cls, store: Store, namespaces: tuple[str, ...] = (), connections: int = 8) -> "Cluster":
+        """As the kubeconfig says, or in a pod as its service account.
+
+        Raises:
+            ConfigException: There is neither.
+        """
+        configuration = kubernetes.client.Configuration()
+        kubernetes.config.load_config(client_configuration=configuration)
+        configuration.connection_pool_maxsize = connections
+        configuration.retries = False  # the queue tries again, and tells so
+        client = kubernetes.client.ApiClient(configuration)
+        client.user_agent = names.OPERATOR  # in audit logs
+        # All kinds are known beforehand; discovery would read hundreds.
+        return cls(DynamicClient(client, discoverer=lambda *_: None), store, namespaces)
+
+    def sync(self) -> None:
+        """Read everything anew: at the start, and now and then in case a watch has missed something.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        for kind in KINDS.values():
+            found: list[Object] | None = []
+            for namespace in self.namespaces or (None,):
+                listed = self._list(kind, namespace)
+                found = None if listed is None or found is None else found + listed
+            if found is None:
+                self.served.discard(kind.name)
+            else:
+                self.served.add(kind.name)
+                self.store.replace(kind.name, found)
+
+    def _list(self, kind: Kind, namespace: str | None) -> list[Object] | None:
+        found: list[Object] = []
+        token = ""
+        while True:
+            query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
+            query |= {"labelSelector": names.MANAGED} if kind.selected else {}
+            try:
+                page = self._request("GET", kind, kind.path(namespace), query=query)
+            except ApiException as error:
+                if error.status == 404 and kind.optional:  # noqa: PLR2004
+                    return None
+                raise _told(error, f"list {kind.plural}") from error
+            # Items of a list do not say what they are.
+            found += [{"apiVersion": kind.group, "kind": kind.name} | item for item in page.get("items", ())]
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return found
+
+    def apply(self, wanted: Object, *, uid: str, manager: str = names.FIELD_MANAGER) -> Object:
+        """Make an object what is wanted of it; nothing is written when it is so already.
+
+        Args:
+            wanted: The object.
+            uid: Of the resource that it is a child of.
+            manager: Name under which the fields are owned.
+
+        Raises:
+            StalledError: It belongs to somebody else, or the API server refuses it.
+            TransientError: The API server cannot be asked now.
+        """
+        kind, key = KINDS[wanted["kind"]], key_of(wanted)
+        intent = names.digest(wanted, 32)
+        live = self.store.get(kind.name, key)
+        if live is None:
+            live = self._unseen(kind, key)
+        if live is not None:
+            self._check_owner(live, uid)
+            version = live["metadata"].get("resourceVersion", "")
+            if self._settled.get((kind.name, key)) == (intent, version):
+                return live
+            if _intent_of(live) == intent and difference(wanted, live) is None:
+                return live
+        metadata = wanted["metadata"]
+        annotations = metadata.get("annotations", {}) | {names.INTENT_ANNOTATION: intent}
+        body = wanted | {"metadata": metadata | {"annotations": annotations}}
+        applied = self._write(
+            "PATCH",
+            kind,
+            kind.path(key[0], key[1]),
+            body=body,
+            query={"fieldManager": manager, "force": "true"},
+            content=APPLY,
+            what=f"{kind.name} {key[1]}",
+        )
+        self.store.put(kind.name, applied)
+        self._settled[kind.name, key] = (intent, applied["metadata"].get("resourceVersion", ""))
+        return applied
+
+    def own(self, job: Object, owner: Object, *, uid: str) -> Object:
+        """Create a Job if it is not there, and be among its owners. A Job is never changed otherwise.
+
+        Raises:
+            StalledError: The name belongs to something else, or the API server refuses the Job.
+            TransientError: The API server cannot be asked now.
+        """
+        kind, key = KINDS["Job"], key_of(job)
+        live = self.store.get("Job", key) or self._unseen(kind, key)
+        if live is not None:
+            if live["metadata"].get("labels", {}).get(names.MANAGED_BY_LABEL) != names.OPERATOR:
+                raise _name_taken(live)
+            if any(item["uid"] == uid for item in live["metadata"].get("ownerReferences", ())):
+                return live
+        metadata = {"name": key[1], "namespace": key[0], "ownerReferences": [owner]}
+        body = {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata}
+        if live is None:
+            body = job | {"metadata": job["metadata"] | {"ownerReferences": [owner]}}
+        elif live["metadata"].get("deletionTimestamp"):
+            raise TransientError(f"Job {key[1]} is being deleted")
+        else:
+            # Of this very Job: if it is deleted meanwhile, an owner alone makes no Job.
+            metadata["uid"] = live["metadata"]["uid"]
+        applied = self._write(
+            "PATCH",
+            kind,
+            kind.path(*key),
+            body=body,
+            query={"fieldManager": names.owner_manager(uid), "force": "true"},
+            content=APPLY,
+            what=f"Job {key[1]}",
+        )
+        self.store.put("Job", applied)
+        return applied
+
+    def disown(self, job: Object, *, uid: str) -> None:
+        """Leave a Job to its other owners; delete it when there are none.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        kind, key = KINDS["Job"], key_of(job)
+        if all(item["uid"] == uid for item in job["metadata"].get("ownerReferences", ())):
+            self.delete(job)
+            return
+        # Not by applying less: that would take the whole Job's fields away from whoever was the first to apply it.
+        index = next(i for i, item in enumerate(job["metadata"]["ownerReferences"]) if item["uid"] == uid)
+        path = f"/metadata/ownerReferences/{index}"
+        body = [
+            {"op": "test", "path": "/metadata/uid", "value": job["metadata"]["uid"]},
+            {"op": "test", "path": f"{path}/uid", "value": uid},  # the list may be another by now
+            {"op": "remove", "path": path},
+        ]
+        try:
+            applied = self._request(
+                "PATCH",
+                kind,
+                kind.path(*key),
+                body=body,
+                query={"fieldManager": names.owner_manager(uid)},
+                content=JSON_PATCH,
+            )
+        except ApiException as error:
+            # Refused if a test does not hold: the next pass knows better.
+            raise TransientError(f"cannot leave Job {key[1]}: {error.status}: {error.reason}") from error
+        self.store.put("Job", applied)
+
+    def delete(self, live: Object) -> None:
+        """Delete an object with all that it owns, if it is still the same; it may be gone already.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        kind, key = KINDS[live["kind"]], key_of(live)
+        options = {"propagationPolicy": "Background", "preconditions": {"uid": live["metadata"]["uid"]}}
+        try:
+            self._request("DELETE", kind, kind.path(*key), body=options)
+        except ApiException as error:
+            if error.status not in {404, 409}:
+                raise _told(error, f"delete {kind.name} {key[1]}") from error
+        self.store.drop(kind.name, live)
+        self._settled.pop((kind.name, key), None)
+
+    def write_status(self, body: Object, status: Mapping[str, Any]) -> None:
+        """Write the status of a resource.
+
+        Raises:
+            StalledError: The API server refuses it.
+            TransientError: The API server cannot be asked now, or the resource is gone.
+        """
+        key = key_of(body)
+        applied = self._write(
+            "PATCH",
+            RESOURCE,
+            RESOURCE.path(*key, "status"),
+            body={
+                "apiVersion": api.API_VERSION,
+                "kind": api.KIND,
+                # Of this very resource: one that was deleted must not come back, nor its successor get its status.
+                "metadata": {"name": key[1], "namespace": key[0], "uid": body["metadata"]["uid"]},
+                "status": status,
+            },
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
+            content=APPLY,
+            what=f"status of {key[1]}",
+        )
+        self.store.put(api.KIND, applied)
+
+    def emit(self, body: Object, *, reason: str, message: str, action: str, warning: bool) -> None:
+        """Record an event about a resource.
+
+        Raises:
+            StalledError: The API server refuses it.
+            TransientError: The API server cannot be asked now.
+        """
+        metadata = body["metadata"]
+        now = datetime.now(UTC)
+        kind = Kind("events.k8s.io/v1", "events", "Event")
+        event = {
+            "apiVersion": kind.group,
+            "kind": kind.name,
+            "metadata": {"generateName": f"{metadata['name']}-", "namespace": metadata["namespace"]},
+            "eventTime": now.isoformat(timespec="microseconds").replace("+00:00", "Z"),
+            "reportingController": f"{GROUP}/{names.OPERATOR}",
+            "reportingInstance": names.OPERATOR,
+            "action": action,
+            "reason": reason,
+            "note": message[:1000],
+            "type": "Warning" if warning else "Normal",
+            "regarding": {
+                "apiVersion": api.API_VERSION,
+                "kind": api.KIND,
+                "name": metadata["name"],
+                "namespace": metadata["namespace"],
+                "uid": metadata["uid"],
+            },
+        }
+        self._write("POST", kind, kind.path(metadata["namespace"]), body=event, what="an event")
+
+    def _unseen(self, kind: Kind, key: Key) -> Object | None:
+        """What is there under a name that no watch has shown: nothing, ours of just now, or somebody else's."""
+        try:
+            return self._request("GET", kind, kind.path(*key))
+        except ApiException as error:
+            if error.status == 404:  # noqa: PLR2004
+                return None
+            raise _told(error, f"read {kind.name} {key[1]}") from error
+
+    def _check_owner(self, live: Object, uid: str) -> None:
+        metadata = live["metadata"]
+        owners = metadata.get("ownerReferences", ())
+        if any(owner["uid"] == uid for owner in owners):
+            return
+        ours = metadata.get("labels", {}).get(names.MANAGED_BY_LABEL) == names.OPERATOR
+        if ours and (not owners or metadata.get("deletionTimestamp")):
+            return  # somebody has taken the reference away, or a namesake that was deleted leaves it behind
+        if ours and not any(self._exists(owner, metadata["namespace"]) for owner in owners):
+            raise TransientError(f"{live.get('kind')} {metadata['name']} of a former resource is not deleted yet")
+        raise _name_taken(live)
+
+    def _exists(self, owner: Object, namespace: str) -> bool:
+        there = self.store.get(owner["kind"], (namespace, owner["name"]))
+        return there is not None and there["metadata"]["uid"] == owner["uid"]
+
+    def _write(self, method: str, kind: Kind, path: str, *, what: str, **request: Any) -> Object:  # noqa: ANN401
+        try:
+            return self._request(method, kind, path, **request)
+        except ApiException as error:
+            raise _told(error, f"write {what}") from error
+
+    def _request(
+        self,
+        method: str,
+        kind: Kind,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,  # noqa: ANN401 (any JSON)
+        content: str | None = None,
+    ) -> Object:
+        code = 0
+        try:
+            response = self.client.request(
+                method,
+                path,
+                body=body,
+                query_params=list((query or {}).items()),
+                header_params={},
+                content_type=content,
+                serialize=False,
+                _request_timeout=TIMEOUT,
+            )
+            code = response.status
+        except ApiException as error:
+            code = error.status or 0
+            raise
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise TransientError(f"the API server does not answer: {error}") from error
+        finally:
+            self.observer(method, kind.plural, code)
+        found: Object = json.loads(response.data)
+        return found
+
+
+def _intent_of(live: Object) -> str | None:
+    found: str | None = live["metadata"].get("annotations", {}).get(names.INTENT_ANNOTATION)
+    return found
+
+
+def _name_taken(live: Object) -> StalledError:
+    metadata = live["metadata"]
+    return StalledError(
+        Reason.NAME_TAKEN,
+        f"{live.get('kind')} {metadata['name']} belongs to somebody else; rename the resource or its pool, or remove "
+        "that object",
+    )
+
+
+def _told(error: ApiException, what: str) -> TransientError | StalledError:
+    """An answer of the API server as one of our errors: refusals of what was sent are for the user to mend."""
+    try:
+        message = str(json.loads(error.body or "")["message"])
+    except (ValueError, TypeError, KeyError):
+        message = error.reason or "no reason given"
+    # A field of a wrong type is not the server's fault, whatever it calls it.
+    if error.status in {400, 403, 422} or UNTYPED in message:
+        return StalledError(Reason.REFUSED, f"cannot {what}: {message}")
+    return TransientError(f"cannot {what}: {error.status}: {message}")

@@ -1,0 +1,297 @@
+"""What each pool is to serve, and which builds that needs. Pure: the same resource and children, the same decision."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from asr_operator.api import v1alpha1 as api
+from asr_operator.events import Reason
+from asr_operator.observe import JobState, Observation, Phase, PoolState
+from asr_operator.render import jobs
+from asr_operator.render.context import Context, plan_product, same_tensorrt
+from asr_operator.render.deployment import Serving
+
+POD_GRACE = timedelta(seconds=30)
+"""A Job's pod that is not seen yet may still be on its way here; after this time it is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolDecision:
+    """What becomes of a pool.
+
+    Attributes:
+        pool: As wanted.
+        serving: What to render; None leaves its Deployment, if there is one, as it is.
+        current: Whether that is what this generation wants, or the fallback that it allows.
+        target: The artifact that it will have in the end, if that is known.
+        degraded: Why it serves less than was asked for.
+        note: What degrades it, for people.
+    """
+
+    pool: api.Pool
+    serving: Serving | None = None
+    current: bool = False
+    target: api.Artifact | None = None
+    degraded: Reason | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """A build, and what is known of it.
+
+    Attributes:
+        build: What is built.
+        artifact: What came of it.
+        job: Its Job, when it has one.
+        failure: Why it failed.
+    """
+
+    build: jobs.Build
+    artifact: api.Artifact | None = None
+    job: JobState | None = None
+
+    @property
+    def failure(self) -> api.Failure | None:
+        """Why it failed, where no artifact is known."""
+        return self.job.failure if self.artifact is None and self.job is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """All that is decided.
+
+    Attributes:
+        needs: The builds: the ONNX model first, then the plans that can be begun.
+        pools: In the order of the resource.
+        complete: Whether all builds are known, none waits for another.
+    """
+
+    needs: tuple[Need, ...]
+    pools: tuple[PoolDecision, ...]
+    complete: bool
+
+    @property
+    def missing(self) -> list[Need]:
+        """Builds without an artifact."""
+        return [need for need in self.needs if need.artifact is None]
+
+
+def decide(context: Context, known: Mapping[str, api.Artifact], seen: Observation) -> Decision:
+    """Decide about builds and pools.
+
+    Args:
+        context: The resource.
+        known: Artifacts by build.
+        seen: Its children.
+    """
+    onnx = _need(jobs.onnx(context), known, seen)
+    plans: dict[str, Need] = {}
+    of_pool: dict[str, Need] = {}
+    pending = False
+    for pool in context.spec.pools:
+        if pool.gpu is None or context.spec.engine.preferred is not api.Engine.TENSORRT:
+            continue
+        if onnx.artifact is None:
+            pending = True
+            continue
+        build = jobs.plan(context, pool, onnx.artifact)
+        # Pools with the same GPU share a plan, and the Job of the first.
+        of_pool[pool.name] = plans.setdefault(build.name, _need(build, known, seen))
+    pools = [
+        _choose(context, pool, onnx, of_pool.get(pool.name), seen.pools.get(pool.name)) for pool in context.spec.pools
+    ]
+    return Decision((onnx, *plans.values()), tuple(pools), complete=not pending)
+
+
+def _need(build: jobs.Build, known: Mapping[str, api.Artifact], seen: Observation) -> Need:
+    return Need(build, known.get(build.name), seen.jobs.get(build.job_name))
+
+
+def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, live: PoolState | None) -> PoolDecision:
+    prefers_plan = pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT
+    if not prefers_plan:
+        if onnx.artifact is not None:
+            return _serve(context, pool, onnx.artifact, target=onnx.artifact)
+        return _keep(context, pool, live)
+    built = plan.artifact if plan is not None else None
+    if built is not None and (reason := incompatibility(context, pool, built)) is None:
+        return _serve(context, pool, built, target=built)
+    failure = plan.failure if plan is not None else None
+    if built is not None:
+        failure = api.Failure(job="", reason=Reason.PLAN_INCOMPATIBLE, message=str(reason), transient=False)
+    hopeless = failure is not None and not failure.transient
+    if context.spec.engine.fallback is api.Fallback.ONNX_RUNTIME and onnx.artifact is not None:
+        active = live.artifact if live is not None else None
+        serves_plan = (
+            active is not None and active.engine is api.Engine.TENSORRT and live is not None and live.available
+        )
+        if hopeless or not serves_plan:
+            note = f"pool {pool.name} serves ONNX: "
+            note += f"its plan cannot be built: {failure.message}" if failure else "its plan is being built"
+            yielded = _yielded(pool, plan, live)
+            reason_word = Reason.PLAN_FAILED if hopeless else Reason.PLAN_NOT_READY
+            if plan is not None and plan.job is not None and plan.job.unschedulable:
+                reason_word = Reason.INSUFFICIENT_GPU
+                note = f"pool {pool.name}: no free GPU for the plan's build: {plan.job.waiting}"
+                if yielded:
+                    note += "; one replica was given up for it"
+            return _serve(context, pool, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
+    return _keep(context, pool, live)
+
+
+def _keep(context: Context, pool: api.Pool, live: PoolState | None) -> PoolDecision:
+    """Serve what is served, in the pool's new shape if it can run there; else leave the pods as they are."""
+    active = live.artifact if live is not None else None
+    if active is None or incompatibility(context, pool, active) is not None:
+        return PoolDecision(pool)
+    return PoolDecision(pool, _serving(context, pool, active))
+
+
+def _serve(
+    context: Context,
+    pool: api.Pool,
+    artifact: api.Artifact,
+    *,
+    target: api.Artifact | None = None,
+    degraded: Reason | None = None,
+    note: str = "",
+    yielded: int = 0,
+) -> PoolDecision:
+    serving = _serving(context, pool, artifact, yielded=yielded)
+    return PoolDecision(pool, serving, current=True, target=target, degraded=degraded, note=note)
+
+
+def _serving(context: Context, pool: api.Pool, artifact: api.Artifact, *, yielded: int = 0) -> Serving:
+    replicas = None if pool.autoscaling is not None else (1 if pool.replicas is None else pool.replicas)
+    return Serving(artifact, replicas, context.settings.operator_image, yielded)
+
+
+def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
+    """Replicas of the fallback to give up, so that the plan can be built where they hold every GPU.
+
+    Once given up they stay so until the Job has ended: else they would take the GPU again.
+    """
+    wanted = 1 if pool.replicas is None else pool.replicas
+    if pool.autoscaling is not None or not wanted or plan is None or plan.job is None:
+        return 0
+    if plan.job.phase is not Phase.RUNNING or live is None:
+        return 0
+    # Pods that have not been placed hold no GPU: to give them up makes no room.
+    return 1 if live.yielded or (plan.job.unschedulable and live.available) else 0
+
+
+def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) -> str | None:
+    """Why a pool cannot run an artifact; None if it can. No pod is rendered against this."""
+    if artifact.engine is not api.Engine.TENSORRT:
+        return None
+    if pool.gpu is None:
+        return f"pool {pool.name} has no GPU, {artifact.uri} is a TensorRT plan"
+    if artifact.gpu_product != plan_product(pool.gpu):
+        return f"{artifact.uri} is a plan for {artifact.gpu_product}, pool {pool.name} has {pool.gpu.product}"
+    if artifact.compute_capability not in {None, pool.gpu.compute_capability}:
+        return (
+            f"{artifact.uri} is a plan for compute capability {artifact.compute_capability}, pool {pool.name} has "
+            f"{pool.gpu.compute_capability}"
+        )
+    if artifact.tensorrt is None or not same_tensorrt(artifact.tensorrt, context.triton.tensorrt):
+        return (
+            f"{artifact.uri} is a plan of TensorRT {artifact.tensorrt}, the pods of pool {pool.name} have "
+            f"{context.triton.tensorrt}"
+        )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class JobActions:
+    """What is to be done about Jobs.
+
+    Attributes:
+        ensure: To be there, and to have this resource among their owners.
+        rerun: To be deleted, so that they are run again: with the reason.
+        release: To be left by this resource; deleted when nobody else owns them.
+        again: When to look again; None if no Job asks for it.
+    """
+
+    ensure: tuple[jobs.Build, ...]
+    rerun: tuple[tuple[JobState, str], ...]
+    release: tuple[JobState, ...]
+    again: timedelta | None
+
+
+def job_actions(
+    context: Context, needs: Sequence[Need], seen: Observation, *, distrusted: frozenset[str], now: datetime
+) -> JobActions:
+    """Decide about Jobs.
+
+    Args:
+        context: The resource.
+        needs: Its builds.
+        seen: Its children.
+        distrusted: Builds whose artifact pods have found to be bad since.
+        now: The time.
+    """
+    ensure: list[jobs.Build] = []
+    rerun: list[tuple[JobState, str]] = []
+    release: list[JobState] = []
+    waits: list[timedelta] = []
+    for need in needs:
+        job = need.job
+        if need.artifact is not None:
+            continue
+        if job is None or job.phase is Phase.RUNNING:
+            ensure.append(need.build)
+        elif need.build.name in distrusted:
+            rerun.append((job, "pods could not fetch what it had published"))
+        elif (found := _again(context, job)) is not None:
+            wait, why = found
+            if left := _left(job, wait, now):
+                waits.append(left)
+            else:
+                rerun.append((job, why))
+    needed = {need.build.job_name for need in needs}
+    known = {need.build.name for need in needs if need.artifact is not None}
+    for job in seen.jobs.values():
+        kept = job.build in known and job.phase is Phase.SUCCEEDED
+        if kept and (left := _left(job, timedelta(seconds=context.settings.jobs.keep_seconds), now)):
+            waits.append(left)
+        elif kept or job.build in known or job.name not in needed:
+            # Kept long enough, built by another Job meanwhile, or not wanted any more.
+            release.append(job)
+    return JobActions(tuple(ensure), tuple(rerun), tuple(release), min(waits, default=None))
+
+
+def _again(context: Context, job: JobState) -> tuple[timedelta, str] | None:
+    """After which time a Job that has ended without an artifact is run again, and why; None if that cannot help."""
+    retry = timedelta(seconds=context.settings.jobs.retry_seconds)
+    if job.phase is Phase.SUCCEEDED:
+        # Its pod is gone, and with it what it said; run again it finds the artifact.
+        return retry if job.pod else POD_GRACE, "what it published is not known any more"
+    if job.failure is not None and job.failure.transient:
+        return retry, f"{job.failure.reason}: {job.failure.message[:200]}"
+    return None
+
+
+def _left(job: JobState, wait: timedelta, now: datetime) -> timedelta:
+    """Of a time after the Job's end, what is left."""
+    return max((job.ended or now) + wait - now, timedelta())
+
+
+def distrusted(known: Mapping[str, api.Artifact], seen: Observation) -> frozenset[str]:
+    """Builds whose artifact a pod could not fetch whole since it was built last: they are to be looked at again."""
+    found = set()
+    for state in seen.pools.values():
+        problem, artifact = state.problem, state.artifact
+        if problem is None or artifact is None or problem.reason is not Reason.ARTIFACT_INVALID:
+            continue
+        ends = [job.ended for job in seen.jobs.values() if job.build == artifact.build and job.ended]
+        if problem.at is not None and artifact.build in known and all(end < problem.at for end in ends):
+            found.add(artifact.build)
+    return frozenset(found)
+
+
+def artifacts(previous: Sequence[api.Artifact], seen: Observation) -> dict[str, api.Artifact]:
+    """What is known to be published, by build: what Jobs say now goes before what the status says."""
+    known = {artifact.build: artifact for artifact in previous}
+    known |= {job.build: job.result for job in seen.jobs.values() if job.result is not None}
+    return known

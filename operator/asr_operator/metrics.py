@@ -1,0 +1,21 @@
+"""What Prometheus can ask the operator."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+RECONCILES = Counter("asr_operator_reconciles", "Passes over one resource, by outcome.", ["outcome"])
+ERRORS = Counter("asr_operator_errors", "Passes that failed, by reason.", ["reason"])
+DURATION = Histogram(
+    "asr_operator_reconcile_seconds",
+    "Time of a pass over one resource.",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
+)
+REQUESTS = Counter("asr_operator_api_requests", "Requests to the API server.", ["method", "resource", "code"])
+DEPTH = Gauge("asr_operator_queue_depth", "Resources that wait for a pass.")
+LONGEST = Gauge("asr_operator_longest_running_seconds", "Age of the oldest pass that is under way.")
+RESOURCES = Gauge("asr_operator_resources", "AsrDeployments that are known.")
+SYNCED = Gauge("asr_operator_last_sync_timestamp_seconds", "When everything was last read, in Unix time.")
+
+
+def request(method: str, kind: str, code: int) -> None:
+    """Count a request."""
+    REQUESTS.labels(method, kind, code).inc()

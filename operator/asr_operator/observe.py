@@ -1,0 +1,391 @@
+"""From live objects to what matters of them. Pure; only this module knows the status fields of Kubernetes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import ValidationError
+
+from asr_operator import names
+from asr_operator.api import v1alpha1 as api
+from asr_operator.events import Reason
+from model_builder import errors
+
+Object = Mapping[str, Any]
+
+OUT_OF_MEMORY_CODE = 137
+OVERRIDES_CODE = errors.OverridesError.exit_code
+
+
+class Phase(StrEnum):
+    """Of a Job."""
+
+    RUNNING = "Running"
+    SUCCEEDED = "Succeeded"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """A build's Job.
+
+    Attributes:
+        name: Of the Job.
+        uid: Of the Job.
+        build: What it builds.
+        phase: Whether it runs.
+        owners: Uids of the resources that want it.
+        ended: When it succeeded or failed.
+        result: What it published; None while it runs, and when its pod is gone.
+        failure: Why it failed.
+        pod: Whether its pod is there.
+        waiting: Why its pod does not run: no node, no image.
+        unschedulable: Whether that is for want of a node.
+    """
+
+    name: str
+    uid: str
+    build: str
+    phase: Phase
+    owners: frozenset[str]
+    ended: datetime | None = None
+    result: api.Artifact | None = None
+    failure: api.Failure | None = None
+    pod: bool = False
+    waiting: str | None = None
+    unschedulable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What is wrong with a pod.
+
+    Attributes:
+        reason: One word.
+        message: For people, with the pod's name.
+        permanent: Whether the pod will never get well by itself.
+        at: When it was last seen to fail; None where that is not told.
+    """
+
+    reason: Reason
+    message: str
+    permanent: bool = False
+    at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PoolState:
+    """A pool's Deployment with its pods.
+
+    Attributes:
+        name: Of the Deployment.
+        pool: Name of the pool.
+        artifact: What its newest pods serve.
+        active: URI of what its ready pods serve, by most of them.
+        wanted: Replicas that it is told to have.
+        replicas: Pods that are there.
+        updated: Of these, those of the newest template.
+        ready: Pods that answer.
+        available: Pods that have answered for some time.
+        observed: Whether its controller has seen the newest template.
+        complete: Whether the newest template has been rolled out whole.
+        overdue: Whether the roll-out has made no progress for too long.
+        problem: Of a pod of the newest template.
+        yielded: Replicas that it gave up for a plan's build.
+        fetch_image: What fetches the artifact in its pods.
+        revision: Digest of its template.
+    """
+
+    name: str
+    pool: str
+    artifact: api.Artifact | None = None
+    active: str | None = None
+    wanted: int = 0
+    replicas: int = 0
+    updated: int = 0
+    ready: int = 0
+    available: int = 0
+    observed: bool = False
+    complete: bool = False
+    overdue: bool = False
+    problem: Problem | None = None
+    yielded: int = 0
+    fetch_image: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that matters of a resource's children."""
+
+    jobs: Mapping[str, JobState] = field(default_factory=dict)
+    """By name of the Job."""
+    pools: Mapping[str, PoolState] = field(default_factory=dict)
+    """By name of the pool, those of pools that are no longer wanted included."""
+
+
+def observe(jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequence[Object]) -> Observation:
+    """Observe a resource's children.
+
+    Args:
+        jobs: The Jobs that it owns.
+        deployments: The Deployments that it owns.
+        pods: The pods of all of them.
+    """
+    of_jobs: dict[str, list[Object]] = {}
+    of_pools: dict[str, list[Object]] = {}
+    for pod in pods:
+        labels = pod["metadata"].get("labels", {})
+        if names.POOL_LABEL in labels:
+            of_pools.setdefault(labels[names.POOL_LABEL], []).append(pod)
+        elif "batch.kubernetes.io/job-name" in labels:
+            of_jobs.setdefault(labels["batch.kubernetes.io/job-name"], []).append(pod)
+    job_states = [job_state(job, of_jobs.get(job["metadata"]["name"], [])) for job in jobs]
+    pool_states = [
+        pool_state(deployment, of_pools.get(deployment["metadata"]["labels"][names.POOL_LABEL], []))
+        for deployment in deployments
+    ]
+    return Observation({state.name: state for state in job_states}, {state.pool: state for state in pool_states})
+
+
+def job_state(job: Object, pods: Sequence[Object]) -> JobState:
+    """What became of a Job."""
+    metadata, status = job["metadata"], job.get("status", {})
+    name = metadata["name"]
+    state = JobState(
+        name=name,
+        uid=metadata.get("uid", ""),
+        build=metadata["labels"][names.BUILD_LABEL],
+        phase=Phase.RUNNING,
+        owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
+        pod=bool(pods),
+    )
+    newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
+    for condition in status.get("conditions", ()):
+        if condition["status"] != "True":
+            continue
+        ended = time_of(condition.get("lastTransitionTime"))
+        if condition["type"] in {"Complete", "SuccessCriteriaMet"}:
+            return replace(state, phase=Phase.SUCCEEDED, ended=ended, result=_result(state.build, pods))
+        if condition["type"] == "Failed":
+            failure = _failure(name, condition, newest)
+            return replace(state, phase=Phase.FAILED, ended=ended, failure=failure)
+    if newest is not None:
+        waiting, unschedulable = _waiting(newest)
+        return replace(state, waiting=waiting, unschedulable=unschedulable)
+    return state
+
+
+def _result(build: str, pods: Sequence[Object]) -> api.Artifact | None:
+    for pod in pods:
+        for ended in _terminated(pod, names.BUILD_CONTAINER):
+            if ended.get("exitCode") == 0 and (artifact := artifact_of(build, ended.get("message", ""))):
+                return artifact
+    return None
+
+
+def artifact_of(build: str, message: str) -> api.Artifact | None:
+    """What a build says that it has published, in its termination message; None if that is not readable."""
+    try:
+        told = json.loads(message)
+        return api.Artifact.model_validate({"build": build} | told)
+    except (ValueError, TypeError, ValidationError):
+        return None
+
+
+def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
+    """Why a Job failed: what its last pod said, else what the Job's controller says."""
+    if condition.get("reason") == "DeadlineExceeded":
+        return api.Failure(
+            job=job,
+            reason=Reason.DEADLINE_EXCEEDED,
+            message="the build took longer than spec.build.deadlineSeconds, waiting for a node included",
+            transient=False,
+        )
+    for ended in _terminated(pod, names.BUILD_CONTAINER) if pod is not None else ():
+        code, message = ended.get("exitCode"), ended.get("message", "")
+        if ended.get("reason") == "OOMKilled" or code == OUT_OF_MEMORY_CODE:
+            return api.Failure(
+                job=job,
+                reason=Reason.OUT_OF_MEMORY,
+                message="the build was killed for want of memory; raise spec.build.resources",
+                transient=False,
+            )
+        try:
+            told = json.loads(message)
+            return api.Failure(
+                job=job,
+                reason=str(told["reason"])[:100],
+                message=str(told["message"])[:4000],
+                transient=bool(told.get("transient")),
+            )
+        except (ValueError, TypeError, KeyError):
+            # Not the builder's own words: an error in it, or an image that is not a builder.
+            known = _known(code)
+            return api.Failure(
+                job=job,
+                reason=known.reason if known else Reason.BUILD_FAILED,
+                message=f"exit code {code}: {message[-1000:] or 'no message; see the log of the pod'}",
+                transient=bool(known and known.transient),
+            )
+    return api.Failure(
+        job=job,
+        reason=Reason.BUILD_FAILED,
+        message=f"{condition.get('reason', 'failed')}: {condition.get('message', '')}",
+        transient=True,  # its pods are gone, so nobody knows
+    )
+
+
+def _known(code: int | None) -> type[errors.BuilderError] | None:
+    kinds = {kind.exit_code: kind for kind in errors.BuilderError.__subclasses__()}
+    return kinds.get(code) if code is not None else None
+
+
+def _waiting(pod: Object) -> tuple[str | None, bool]:
+    """Why a pod does not run, and whether for want of a node."""
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return condition.get("message", "no node fits"), True
+    for status in _container_statuses(pod):
+        waiting = status.get("state", {}).get("waiting", {})
+        if waiting.get("reason") not in {None, "ContainerCreating", "PodInitializing", "CrashLoopBackOff"}:
+            return f"{waiting['reason']}: {waiting.get('message', '')}", False
+    return None, False
+
+
+def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
+    """How far a pool's Deployment is."""
+    metadata, spec, status = deployment["metadata"], deployment["spec"], deployment.get("status", {})
+    template = spec["template"]
+    annotations = template["metadata"].get("annotations", {})
+    revision = annotations.get(names.REVISION_ANNOTATION)
+    progressing: Object = next((item for item in status.get("conditions", ()) if item["type"] == "Progressing"), {})
+    observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
+    wanted, replicas, updated = spec.get("replicas", 1), status.get("replicas", 0), status.get("updatedReplicas", 0)
+    newest = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision]
+    return PoolState(
+        name=metadata["name"],
+        pool=metadata["labels"][names.POOL_LABEL],
+        artifact=_served(annotations),
+        active=_active(pods),
+        wanted=wanted,
+        replicas=replicas,
+        updated=updated,
+        ready=status.get("readyReplicas", 0),
+        available=status.get("availableReplicas", 0),
+        observed=observed,
+        # The controller remembers that a roll-out was complete; pods that fail later are another matter.
+        complete=observed
+        and replicas == updated
+        and (progressing.get("reason") == "NewReplicaSetAvailable" or wanted == 0),
+        overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",
+        problem=next((found for found in map(_problem, newest) if found is not None), None),
+        yielded=int(metadata.get("annotations", {}).get(names.YIELDED_ANNOTATION, "0")),
+        fetch_image=next(
+            (
+                item["image"]
+                for item in template["spec"].get("initContainers", ())
+                if item["name"] == names.FETCH_CONTAINER
+            ),
+            None,
+        ),
+        revision=revision,
+    )
+
+
+def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
+    try:
+        return api.Artifact(
+            build=annotations.get(names.BUILD_ANNOTATION, ""),
+            engine=api.Engine(annotations[names.ENGINE_ANNOTATION]),
+            uri=annotations[names.ARTIFACT_ANNOTATION],
+            manifest_sha256=annotations[names.DIGEST_ANNOTATION],
+            gpu_product=annotations.get(names.PRODUCT_ANNOTATION),
+            compute_capability=annotations.get(names.CAPABILITY_ANNOTATION),
+            tensorrt=annotations.get(names.TENSORRT_ANNOTATION),
+        )
+    except (KeyError, ValueError):  # somebody took them away; they come back with the next apply
+        return None
+
+
+def _active(pods: Sequence[Object]) -> str | None:
+    served = [
+        pod["metadata"].get("annotations", {}).get(names.ARTIFACT_ANNOTATION)
+        for pod in pods
+        if any(item["type"] == "Ready" and item["status"] == "True" for item in pod["status"].get("conditions", ()))
+    ]
+    return max(sorted(set(filter(None, served))), key=served.count, default=None)
+
+
+def _problem(pod: Object) -> Problem | None:
+    """What is wrong with a pod; None while it starts as it should."""
+    if pod["metadata"].get("deletionTimestamp"):
+        return None
+    name = pod["metadata"]["name"]
+    waiting, unschedulable = _waiting(pod)
+    if waiting is not None:
+        lacks_gpu = unschedulable and "Insufficient nvidia.com/" in waiting
+        reason = Reason.INSUFFICIENT_GPU if lacks_gpu else Reason.PODS_FAIL
+        return Problem(reason, f"pod {name}: {waiting}")
+    for container in (names.CHECK_CONTAINER, names.FETCH_CONTAINER):
+        for ended in _terminated(pod, container):
+            if code := ended.get("exitCode"):
+                told = _message(ended)
+                reason = FETCH_REASONS.get(code, Reason.PODS_FAIL)
+                return Problem(
+                    reason,
+                    f"pod {name}, {container}: {told}",
+                    permanent=reason in {Reason.PLAN_INCOMPATIBLE, Reason.BATCHING_INVALID},
+                    at=time_of(ended.get("finishedAt")),
+                )
+    for status in _container_statuses(pod):
+        if status["name"] == names.TRITON_CONTAINER and not status.get("ready"):
+            for ended in _terminated(pod, names.TRITON_CONTAINER):
+                if ended.get("exitCode"):
+                    return Problem(
+                        Reason.PODS_FAIL,
+                        f"pod {name}, triton: {ended.get('reason', 'Error')}, exit code {ended['exitCode']}: "
+                        f"{_message(ended)}",
+                        at=time_of(ended.get("finishedAt")),
+                    )
+    return None
+
+
+FETCH_REASONS = {
+    errors.StorageError.exit_code: Reason.STORAGE_UNAVAILABLE,
+    errors.ArtifactError.exit_code: Reason.ARTIFACT_INVALID,
+    errors.IncompatiblePlanError.exit_code: Reason.PLAN_INCOMPATIBLE,
+    OVERRIDES_CODE: Reason.BATCHING_INVALID,
+}
+
+
+def _message(ended: Object) -> str:
+    text = str(ended.get("message", "")).strip()
+    try:
+        return str(json.loads(text)["message"])
+    except (ValueError, TypeError, KeyError):
+        return text[-600:] or "no message; see its log"
+
+
+def _container_statuses(pod: Object) -> list[Object]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+
+
+def _terminated(pod: Object, container: str) -> list[Object]:
+    """How the container ended last: now, else before it was started again."""
+    found = []
+    for status in _container_statuses(pod):
+        if status["name"] == container:
+            found += [
+                status[key]["terminated"] for key in ("state", "lastState") if status.get(key, {}).get("terminated")
+            ]
+    return found[:1]
+
+
+def time_of(text: str | None) -> datetime | None:
+    """A time as Kubernetes writes it."""
+    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)

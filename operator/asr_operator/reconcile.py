@@ -1,0 +1,224 @@
+"""One pass over one resource: read, decide, render, apply, observe, tell. The only composition of the parts."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from asr_operator import conditions, decide, status
+from asr_operator.api import v1alpha1 as api
+from asr_operator.cluster import Cluster
+from asr_operator.decide import Decision, JobActions
+from asr_operator.errors import OperatorError, StalledError
+from asr_operator.events import Reason
+from asr_operator.observe import Observation, observe
+from asr_operator.render.children import desired
+from asr_operator.render.context import Context
+from asr_operator.render.deployment import Serving, deployment
+from asr_operator.settings import Settings
+from asr_operator.store import Key, Store
+
+Object = dict[str, Any]
+LOG = logging.getLogger(__name__)
+
+OPTIONAL_KINDS = (
+    "HorizontalPodAutoscaler",
+    "ScaledObject",
+    "NetworkPolicy",
+    "PodMonitor",
+    "PodDisruptionBudget",
+    "Service",
+)
+"""Children that go as soon as they are not wanted. Deployments stay until the others serve."""
+STALLED_SECONDS = 300.0
+"""A resource that the user has to mend is looked at again after this time: the cause may lie outside it."""
+ABNORMAL = {conditions.STALLED, conditions.DEGRADED}
+
+
+@dataclass(slots=True)
+class Reconciler:
+    """Brings resources to where they are wanted.
+
+    Attributes:
+        cluster: The API server.
+        store: What is known of it.
+        settings: Of the operator.
+        clock: The time.
+    """
+
+    cluster: Cluster
+    store: Store
+    settings: Settings
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def reconcile(self, key: Key) -> float | None:
+        """Do one pass; returns the seconds after which to look again, None when there is nothing to wait for.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        body = self.store.get(api.KIND, key)
+        if body is None or body["metadata"].get("deletionTimestamp"):
+            return None  # the garbage collector takes the children
+        previous = _previous(body)
+        try:
+            resource = api.parse(body)
+            context = Context.of(body, resource.spec, self.settings)
+            new, again = self._bring(context, body, previous)
+        except ValidationError as error:
+            new, again = self._stalled(body, previous, Reason.INVALID_SPEC, _first(error)), None
+        except StalledError as error:
+            new, again = self._stalled(body, previous, error.reason, error.message), STALLED_SECONDS
+        self._tell(body, previous, new)
+        return again
+
+    def _bring(self, context: Context, body: Object, previous: api.Status) -> tuple[api.Status, float | None]:
+        now = self.clock()
+        seen = self._observe(context)
+        known = decide.artifacts(previous.artifacts, seen)
+        distrusted = decide.distrusted(known, seen)
+        known = {name: artifact for name, artifact in known.items() if name not in distrusted}
+        decision = decide.decide(context, known, seen)
+        actions = decide.job_actions(context, decision.needs, seen, distrusted=distrusted, now=now)
+        if actions.release:
+            self._record(context, body, previous, decision, seen)
+        self._jobs(context, actions)
+        serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
+        wanted = desired(context, serving, self.cluster.served)
+        for item in wanted:
+            self.cluster.apply(item, uid=context.uid)
+        self._prune(context, wanted)
+        seen = self._observe(context)
+        decision = decide.decide(context, known, seen)
+        surplus = self._surplus(context, decision, seen)
+        new = status.reduce(
+            context,
+            decision,
+            seen,
+            previous,
+            generation=body["metadata"]["generation"],
+            surplus=surplus,
+            now=now,
+        )
+        return new, None if actions.again is None else max(actions.again.total_seconds(), 1.0)
+
+    def _record(
+        self, context: Context, body: Object, previous: api.Status, decision: Decision, seen: Observation
+    ) -> None:
+        """Before a Job goes that told of an artifact, the status must hold it: else a crash in between forgets it."""
+        new = status.reduce(
+            context, decision, seen, previous, generation=previous.observed_generation or 0, now=self.clock()
+        )
+        if new.artifacts != previous.artifacts:
+            kept = previous.model_copy(update={"artifacts": new.artifacts})
+            self.cluster.write_status(body, kept.as_json())
+
+    def _observe(self, context: Context) -> Observation:
+        jobs = self.store.owned(context.uid, "Job")
+        pods = self.store.pods_of(context.namespace, context.name, jobs)
+        return observe(jobs, self.store.owned(context.uid, "Deployment"), pods)
+
+    def _jobs(self, context: Context, actions: JobActions) -> None:
+        for state, why in actions.rerun:
+            LOG.info("Job %s/%s is run again: %s", context.namespace, state.name, why)
+            if (live := self.store.get("Job", (context.namespace, state.name))) is not None:
+                self.cluster.delete(live)
+        for state in actions.release:
+            if (live := self.store.get("Job", (context.namespace, state.name))) is not None:
+                self.cluster.disown(live, uid=context.uid)
+        for build in actions.ensure:
+            self.cluster.own(build.job, context.owner(controller=False), uid=context.uid)
+
+    def _sticky(self, context: Context, pool: api.Pool, serving: Serving | None, seen: Observation) -> Serving | None:
+        """Keep the image that fetches while nothing else of the pods changes: a new operator alone replaces none."""
+        live = seen.pools.get(pool.name)
+        if serving is None or live is None or live.fetch_image is None:
+            return serving
+        kept = Serving(serving.artifact, serving.replicas, live.fetch_image, serving.yielded)
+        annotations = deployment(context, pool, kept)["spec"]["template"]["metadata"]["annotations"]
+        return kept if live.revision in annotations.values() else serving
+
+    def _prune(self, context: Context, wanted: Sequence[Object]) -> None:
+        kept = {(item["kind"], item["metadata"]["name"]) for item in wanted}
+        pools = {f"{context.name}-{pool.name}" for pool in context.spec.pools}
+        for kind in OPTIONAL_KINDS:
+            for live in self.store.owned(context.uid, kind):
+                name = live["metadata"]["name"]
+                # A former pool keeps its budget as long as its pods.
+                former = kind == "PodDisruptionBudget" and self.store.get("Deployment", (context.namespace, name))
+                if (kind, name) not in kept and not (former and name not in pools):
+                    self.cluster.delete(live)
+
+    def _surplus(self, context: Context, decision: Decision, seen: Observation) -> list[str]:
+        """Deployments of former pools: they go when the others serve, at once where GPUs are scarce."""
+        former = [
+            state for name, state in seen.pools.items() if name not in {item.pool.name for item in decision.pools}
+        ]
+        ready = all(
+            item.current and (state := seen.pools.get(item.pool.name)) is not None and state.complete
+            for item in decision.pools
+        )
+        if not former or not (ready or context.spec.rollout.strategy is api.Strategy.RECREATE):
+            return [state.name for state in former]
+        for state in former:
+            if (live := self.store.get("Deployment", (context.namespace, state.name))) is not None:
+                self.cluster.delete(live)
+            budget = self.store.get("PodDisruptionBudget", (context.namespace, state.name))
+            if budget is not None:
+                self.cluster.delete(budget)
+        return []
+
+    def _stalled(self, body: Object, previous: api.Status, reason: str, message: str) -> api.Status:
+        return status.stalled(previous, reason, message, generation=body["metadata"]["generation"], now=self.clock())
+
+    def _tell(self, body: Object, previous: api.Status, new: api.Status) -> None:
+        """Write the status if it is another, and an event for each change."""
+        if new.as_json() == previous.as_json():
+            return
+        self.cluster.write_status(body, new.as_json())
+        told: set[tuple[str, str]] = set()
+        for change in conditions.news(previous.conditions, new.conditions):
+            condition = change.condition
+            LOG.info(
+                "%s/%s %s %s: %s: %s",
+                body["metadata"]["namespace"],
+                body["metadata"]["name"],
+                condition.type,
+                "gone" if change.gone else condition.status.value,
+                condition.reason,
+                condition.message,
+            )
+            # Several conditions may have one cause.
+            if (condition.reason, condition.message) not in told:
+                self._emit(body, change, bad=condition.type in ABNORMAL and not change.gone)
+            told.add((condition.reason, condition.message))
+
+    def _emit(self, body: Object, change: conditions.Transition, *, bad: bool) -> None:
+        condition = change.condition
+        try:
+            self.cluster.emit(
+                body,
+                reason=condition.reason,
+                message=f"{condition.type} is over" if change.gone else condition.message or condition.reason,
+                action=condition.type,
+                warning=bad,
+            )
+        except OperatorError as error:
+            # The condition tells the same; a namespace without room for events must not stop the work.
+            LOG.warning("%s", error)
+
+
+def _previous(body: Object) -> api.Status:
+    """The status of before; an empty one if there is none, or one that this version cannot read."""
+    try:
+        return api.Status.model_validate(body.get("status") or {})
+    except ValidationError:
+        return api.Status()
+
+
+def _first(error: ValidationError) -> str:
+    found = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"

@@ -1,0 +1,43 @@
+"""All children of a resource but its Jobs, in the order in which they are to be applied."""
+
+from collections.abc import Container, Iterable
+
+from asr_operator.api import v1alpha1 as api
+from asr_operator.errors import StalledError
+from asr_operator.events import Reason
+from asr_operator.render import autoscaler, deployment, networkpolicy, poddisruptionbudget, podmonitor, services
+from asr_operator.render.context import Context, Object
+
+
+def desired(
+    context: Context, pools: Iterable[tuple[api.Pool, deployment.Serving | None]], kinds: Container[str]
+) -> list[Object]:
+    """The objects that are to be there.
+
+    Args:
+        context: The resource.
+        pools: Each with what to serve; None leaves its Deployment as it is.
+        kinds: That the cluster knows.
+
+    Raises:
+        StalledError: A pool is scaled by KEDA, which the cluster does not have.
+    """
+    found: list[Object | None] = [
+        services.client(context),
+        services.headless(context),
+        networkpolicy.networkpolicy(context),
+    ]
+    for pool, serving in pools:
+        found.append(poddisruptionbudget.poddisruptionbudget(context, pool))
+        if serving is not None:
+            found.append(deployment.deployment(context, pool, serving))
+        scaled = autoscaler.scaledobject(context, pool)
+        if scaled is not None and scaled["kind"] not in kinds:
+            raise StalledError(
+                Reason.KEDA_MISSING,
+                f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
+            )
+        found += [autoscaler.horizontalpodautoscaler(context, pool), scaled]
+    if podmonitor.KIND in kinds:
+        found.append(podmonitor.podmonitor(context))
+    return [item for item in found if item is not None]

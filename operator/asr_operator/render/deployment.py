@@ -1,0 +1,301 @@
+"""The Deployment of a pool: `fetch` brings and verifies the artifact, Triton serves the local copy."""
+
+import json
+import math
+from dataclasses import dataclass
+
+from asr_operator import names
+from asr_operator.api import v1alpha1 as api
+from asr_operator.render import pods
+from asr_operator.render.context import Context, Object, plan_product
+from model_builder.errors import IncompatiblePlanError
+
+MODELS = "/models"
+TLS = "/etc/asr-operator/tls"
+SERVER = "/opt/tritonserver/bin/tritonserver"
+PYTHON_MODELS = 3
+SHARED_MEMORY_BYTES = 16 * 1024 * 1024
+"""That each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
+MIB = 1024 * 1024
+QUARTER_GIB = 256 * MIB
+MOST_SHARED_MEMORY = 32 * QUARTER_GIB
+PROBE_SECONDS = 5
+MIN_READY_SECONDS = 2
+"""A pod counts as available when it has been ready for so long: by then the Service's rules know it."""
+
+CHECK_TENSORRT = """\
+case "${TRT_VERSION:-unknown}." in
+  "$EXPECTED_TENSORRT".*) exit 0 ;;
+esac
+echo "this image has TensorRT ${TRT_VERSION:-unknown}, the plan is for $EXPECTED_TENSORRT; write the image's version \
+where the image is named" | tee TERMINATION_LOG
+exit EXIT_CODE
+""".replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
+"""Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a pool is to serve.
+
+    Attributes:
+        artifact: The model repository.
+        replicas: Pods; None leaves that to an autoscaler.
+        yielded: Of the pods that are wanted, those given up so that a plan can be built on their GPU.
+        fetch_image: What fetches the artifact.
+    """
+
+    artifact: api.Artifact
+    replicas: int | None
+    fetch_image: str
+    yielded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """How a pod ends without a failed request, in seconds.
+
+    First it stays while endpoints forget it and connections age out; then Triton ends, and waits for what it has
+    accepted. Once it ends, its schedulers refuse the next step of an ensemble in flight, so the wait before is what
+    counts.
+    """
+
+    stay: int
+    age: int
+    exit: int
+
+    @classmethod
+    def within(cls, grace: int) -> "Drain":
+        """Fit into the grace period of the pod, with some seconds to spare."""
+        leave = min(30, grace // 3)
+        stay = grace - leave - 5
+        return cls(stay, max(stay // 2, 1), leave)
+
+
+def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
+    """The Deployment of `pool`."""
+    name = names.deployment(context.name, pool.name)
+    selector = names.pool_selector(context.name, pool.name)
+    template = _template(context, pool, serving)
+    surge = context.spec.rollout.strategy is api.Strategy.SURGE
+    annotations = _annotations(serving.artifact)
+    if serving.yielded:
+        annotations |= {names.YIELDED_ANNOTATION: str(serving.yielded)}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": context.metadata(name, "server", labels={names.POOL_LABEL: pool.name}, annotations=annotations),
+        "spec": {
+            **({} if serving.replicas is None else {"replicas": serving.replicas - serving.yielded}),
+            "selector": {"matchLabels": selector},
+            "strategy": {
+                "type": "RollingUpdate",
+                # Old pods stay until new ones are ready; where there is no room for both, one ends first.
+                "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}
+                if surge
+                else {"maxSurge": 0, "maxUnavailable": 1},
+            },
+            "minReadySeconds": MIN_READY_SECONDS,
+            "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
+            "revisionHistoryLimit": 3,
+            "template": template,
+        },
+    }
+
+
+def revision(template: Object) -> str:
+    """Digest of a pod template without the image that fetches: a new operator alone replaces no pods."""
+    spec = template["spec"]
+    others = [
+        {key: value for key, value in item.items() if not (key == "image" and item["name"] == names.FETCH_CONTAINER)}
+        for item in spec["initContainers"]
+    ]
+    labels = template["metadata"]
+    annotations = {key: value for key, value in labels["annotations"].items() if key != names.REVISION_ANNOTATION}
+    return names.digest([spec | {"initContainers": others}, labels["labels"], annotations])
+
+
+def _annotations(artifact: api.Artifact) -> dict[str, str]:
+    found = {
+        names.BUILD_ANNOTATION: artifact.build,
+        names.ARTIFACT_ANNOTATION: artifact.uri,
+        names.DIGEST_ANNOTATION: artifact.manifest_sha256,
+        names.ENGINE_ANNOTATION: artifact.engine.value,
+        names.PRODUCT_ANNOTATION: artifact.gpu_product,
+        names.CAPABILITY_ANNOTATION: artifact.compute_capability,
+        names.TENSORRT_ANNOTATION: artifact.tensorrt,
+    }
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
+    labels = dict(pool.pod_labels) | names.labels(context.name, "server") | {names.POOL_LABEL: pool.name}
+    volume = pool.model_volume
+    storage_volumes, _ = pods.storage_volumes(context)
+    tls = context.spec.service.tls_secret_ref
+    plan = serving.artifact.engine is api.Engine.TENSORRT
+    if volume.claim_name is not None:
+        models: Object = {"persistentVolumeClaim": {"claimName": volume.claim_name}}
+    else:
+        models = {"emptyDir": {} if volume.size_limit is None else {"sizeLimit": volume.size_limit}}
+    template: Object = {
+        "metadata": {"labels": labels, "annotations": dict(pool.pod_annotations) | _annotations(serving.artifact)},
+        "spec": {
+            **pods.identity(context),
+            **pods.placement(pool),
+            "topologySpreadConstraints": _spread(context, pool),
+            "terminationGracePeriodSeconds": pool.termination_grace_period_seconds,
+            "initContainers": [*([_check(context)] if plan else []), _fetch(context, pool, serving)],
+            "containers": [_triton(context, pool, serving)],
+            "volumes": [
+                {"name": "models", **models},
+                {"name": "tmp", "emptyDir": {}},
+                {
+                    "name": "shm",
+                    "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory(context.spec) // MIB}Mi"},
+                },
+                *([{"name": "tls", "secret": {"secretName": tls.name}}] if tls else []),
+                *storage_volumes,
+            ],
+        },
+    }
+    template["metadata"]["annotations"][names.REVISION_ANNOTATION] = revision(template)
+    return template
+
+
+def repository(pool: api.Pool, artifact: api.Artifact) -> str:
+    """Where the model repository lies in a pod. A volume that pods share may hold several."""
+    overrides = overrides_of(pool)
+    suffix = f"-{names.digest(overrides)}" if overrides else ""
+    return f"{MODELS}/{artifact.manifest_sha256[:16]}{suffix}"
+
+
+def overrides_of(pool: api.Pool) -> dict[str, int]:
+    """What `fetch` changes in the copy that is served, by the names of the API."""
+    return dict(pool.batching.as_json())
+
+
+def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
+    artifact = serving.artifact
+    overrides = overrides_of(pool)
+    _, storage_mounts = pods.storage_volumes(context)
+    plan = artifact.engine is api.Engine.TENSORRT
+    variables = {"HOME": "/tmp"} | pods.storage_variables(context)  # noqa: S108 (a pod's own)
+    args = [
+        artifact.uri,
+        f"{MODELS}/{artifact.manifest_sha256[:16]}",
+        f"--manifest-sha256={artifact.manifest_sha256}",
+        "--json",
+        f"--termination-log={pods.TERMINATION_LOG}",
+    ]
+    if overrides:
+        args += [f"--overrides={json.dumps(overrides, sort_keys=True)}", f"--repository={repository(pool, artifact)}"]
+    if plan and pool.gpu is not None:
+        # The same GPU that Triton gets: what an init container was given goes on to the containers.
+        args += [f"--gpu-product={plan_product(pool.gpu)}", f"--compute-capability={pool.gpu.compute_capability}"]
+        args += [f"--tensorrt={context.triton.tensorrt}"]
+        variables |= {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
+    return pods.container(
+        context,
+        names.FETCH_CONTAINER,
+        serving.fetch_image,
+        command=["model-builder", "fetch"],
+        args=args,
+        env=pods.environment(variables),
+        envFrom=pods.storage_credentials(context),
+        resources=pods.resources(pool.resources, pods.gpu_resource(pool) if plan else {}),
+        volumeMounts=[
+            {"name": "models", "mountPath": MODELS},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 (a pod's own)
+            *storage_mounts,
+        ],
+    )
+
+
+def _check(context: Context) -> Object:
+    return pods.container(
+        context,
+        names.CHECK_CONTAINER,
+        context.triton.image,
+        command=["/bin/sh", "-c", CHECK_TENSORRT],
+        env=pods.environment({"EXPECTED_TENSORRT": ".".join(context.triton.tensorrt.split(".")[:3])}),
+    )
+
+
+def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
+    drain = Drain.within(pool.termination_grace_period_seconds)
+    deadline = context.spec.rollout.deadline_seconds
+    tls = context.spec.service.tls_secret_ref
+    args = [
+        f"--model-repository={repository(pool, serving.artifact)}",
+        "--model-control-mode=none",
+        "--strict-readiness=true",
+        "--exit-on-error=true",
+        "--disable-auto-complete-config",
+        f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--http-port={names.HTTP_PORT}",
+        f"--grpc-port={names.GRPC_PORT}",
+        f"--metrics-port={names.METRICS_PORT}",
+        f"--grpc-max-connection-age={drain.age * 1000}",
+        f"--grpc-max-connection-age-grace={drain.age * 1000}",
+        f"--exit-timeout-secs={drain.exit}",
+    ]
+    if tls is not None:
+        args += ["--grpc-use-ssl=true", f"--grpc-server-cert={TLS}/tls.crt", f"--grpc-server-key={TLS}/tls.key"]
+    variables = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
+    return pods.container(
+        context,
+        names.TRITON_CONTAINER,
+        context.triton.image,
+        command=[SERVER],
+        args=args,
+        env=pods.environment(variables, pool.env),
+        resources=pods.resources(pool.resources, pods.gpu_resource(pool)),
+        ports=[
+            {"name": names.GRPC, "containerPort": names.GRPC_PORT},
+            {"name": names.HTTP, "containerPort": names.HTTP_PORT},
+            {"name": names.METRICS, "containerPort": names.METRICS_PORT},
+        ],
+        # Loading and warming up take minutes; a pod that loads is not one that hangs.
+        startupProbe=_probe("ready", period=2, failures=max(deadline // 2, 1)),
+        readinessProbe=_probe("ready", period=PROBE_SECONDS, failures=2),
+        livenessProbe=_probe("live", period=10, failures=6),
+        lifecycle={"preStop": {"sleep": {"seconds": drain.stay}}},
+        volumeMounts=[
+            {"name": "models", "mountPath": MODELS, "readOnly": True},
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            *([{"name": "tls", "mountPath": TLS, "readOnly": True}] if tls else []),
+        ],
+    )
+
+
+def _probe(what: str, *, period: int, failures: int) -> Object:
+    return {
+        "httpGet": {"path": f"/v2/health/{what}", "port": names.HTTP},
+        "periodSeconds": period,
+        "timeoutSeconds": PROBE_SECONDS,
+        "failureThreshold": failures,
+    }
+
+
+def _spread(context: Context, pool: api.Pool) -> list[Object]:
+    selector = {"matchLabels": names.pool_selector(context.name, pool.name)}
+    if pool.topology_spread_constraints:
+        return [{"labelSelector": selector} | item for item in pool.topology_spread_constraints]
+    return [
+        {
+            "maxSkew": 1,
+            "topologyKey": names.HOSTNAME_NODE_LABEL,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": selector,
+        }
+    ]
+
+
+def shared_memory(spec: api.Spec) -> int:
+    """Bytes of /dev/shm: each Python model passes whole batches of the longest audio through it, in and out."""
+    batch = max(spec.engine.max_batch_size, *(shape.batch for shape in spec.engine.shapes), 64)
+    audio = batch * spec.audio.max_seconds * 16_000 * 4
+    wanted = PYTHON_MODELS * SHARED_MEMORY_BYTES + 2 * audio
+    return math.ceil(min(wanted, MOST_SHARED_MEMORY) / QUARTER_GIB) * QUARTER_GIB

@@ -1,0 +1,134 @@
+"""From an AsrDeployment to text, with everything real: the operator, NeMo, Triton, S3, Kubernetes."""
+
+import base64
+import secrets
+import time
+
+import obstore
+import pytest
+
+from tests.cluster.machine import until
+from tests.support import platform
+from tests.support.load import steady
+from tests.support.platform import Speech
+
+NAME = "english"
+MOST_ERRORS = 0.02
+DRAINED_SECONDS = 150
+SERVERS = "app.kubernetes.io/component=server,app.kubernetes.io/instance"
+BUILDS = "app.kubernetes.io/component=build"
+
+
+@pytest.fixture(scope="module")
+def english(speech: Speech) -> Speech:
+    """The demo's AsrDeployment, served."""
+    speech.apply(NAME)
+    speech.ready(NAME, seconds=600)
+    return speech
+
+
+def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> None:
+    assert english.errors(NAME).rate <= MOST_ERRORS
+    status = english.status(NAME)
+    assert status["ready"] == "1/1"
+    (artifact,) = status["artifacts"]
+    assert artifact["werPermille"] <= 20
+    assert artifact["tokenAgreementPermille"] >= 990
+
+
+def test_new_batching_is_rolled_out_without_a_failed_request_and_without_a_build(english: Speech) -> None:
+    jobs = [job["metadata"]["uid"] for job in english.find("jobs", BUILDS)]
+    (old,) = english.find("pods", f"{SERVERS}={NAME}")
+    with steady(platform.address(english.cluster, english.namespace, NAME), "english_stt") as answers:
+        until(lambda: answers.good > 10, "answers", seconds=60)
+        english.apply(NAME, pools=[{"name": "cpu", "batching": {"maxBatchSize": 4, "instances": 1}}])
+        english.ready(NAME, seconds=120)
+        seen = answers.good
+        until(lambda: not exists(english, old["metadata"]["name"]), "the old pod to be gone", seconds=DRAINED_SECONDS)
+        until(lambda: answers.good > seen + 10, "answers by the new pod", seconds=60)
+    assert answers.errors == []
+    (new,) = english.find("pods", f"{SERVERS}={NAME}")
+    assert new["metadata"]["uid"] != old["metadata"]["uid"]
+    assert [job["metadata"]["uid"] for job in english.find("jobs", BUILDS)] == jobs
+    assert english.errors(NAME).rate <= MOST_ERRORS
+
+
+def exists(speech: Speech, pod: str) -> bool:
+    return bool(speech.cluster.kubectl("get", "pod", pod, "-n", speech.namespace, "--ignore-not-found"))
+
+
+def test_a_second_resource_with_the_same_model_is_served_without_another_build(english: Speech) -> None:
+    jobs = [job["metadata"]["uid"] for job in english.find("jobs", BUILDS)]
+    english.apply("twin")
+    try:
+        english.ready("twin", seconds=120)
+        assert english.errors("twin").rate <= MOST_ERRORS
+        assert [job["metadata"]["uid"] for job in english.find("jobs", BUILDS)] == jobs
+    finally:
+        english.delete("twin")
+
+
+def test_an_artifact_that_was_altered_is_not_served_and_the_resource_says_so(english: Speech) -> None:
+    (artifact,) = english.status(NAME)["artifacts"]
+    bucket = platform.bucket(english.s3)
+    folder = artifact["uri"].removeprefix(f"{english.s3.uri}/")
+    files = [item for page in obstore.list(bucket, prefix=folder) for item in page]
+    path = max(files, key=lambda item: item["size"])["path"]
+    good = bytes(obstore.get(bucket, path).bytes())
+    obstore.put(bucket, path, good[:-1] + bytes([good[-1] ^ 1]))
+    try:
+        english.apply("altered")
+        until(
+            lambda: english.condition("altered", "Stalled").get("reason") == "ArtifactInvalid",
+            "the resource to be stalled",
+            seconds=180,
+        )
+        assert path.rpartition("/")[2] in english.condition("altered", "Stalled")["message"]
+        assert english.condition("altered", "Serving")["status"] == "False"
+        assert english.condition(NAME, "Serving")["status"] == "True"
+        # Mended, it goes on by itself when the Job is run again, as the message says.
+        obstore.put(bucket, path, good)
+        (job,) = english.find("jobs", BUILDS)
+        assert job["metadata"]["name"] in english.condition("altered", "Stalled")["message"]
+        english.cluster.kubectl("delete", "job", job["metadata"]["name"], "-n", english.namespace)
+        english.ready("altered", seconds=180)
+    finally:
+        obstore.put(bucket, path, good)
+        english.delete("altered")
+
+
+def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(english: Speech) -> None:
+    pods = ("-n", platform.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=asr-operator")
+    english.cluster.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
+    english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
+    english.ready(NAME, seconds=180)
+    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=60)
+    before = len(written(english))
+    assert before
+    time.sleep(15)
+    assert written(english)[before:] == []
+
+
+def written(speech: Speech) -> list[str]:
+    """What the operator has changed."""
+    account = f"system:serviceaccount:{platform.OPERATOR_NAMESPACE}:asr-operator"
+    return [
+        f"{item['verb']} {item['objectRef'].get('resource')}/{item['objectRef'].get('name')}"
+        for item in speech.cluster.writes()
+        if item["user"]["username"] == account
+    ]
+
+
+def test_wrong_keys_of_the_storage_are_told_in_its_words(english: Speech) -> None:
+    keys = {name: base64.b64decode(value).decode() for name, value in english.get("secret", "s3")["data"].items()}
+    keys["AWS_SECRET_ACCESS_KEY"] = secrets.token_urlsafe(24)
+    metadata = {"name": "wrong", "namespace": english.namespace}
+    english.cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": keys})
+    english.apply("locked", storage={"uri": f"{english.s3.uri}/prod", "secretRef": {"name": "wrong"}})
+    try:
+        failure = until(lambda: english.status("locked").get("lastFailure"), "the failure", seconds=240)
+        assert failure is not None
+        assert failure["message"]
+        assert english.condition("locked", "Ready")["status"] == "False"
+    finally:
+        english.delete("locked")

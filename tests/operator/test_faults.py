@@ -1,0 +1,170 @@
+"""What goes wrong around the operator, for real: the API server, other writers, nodes."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from asr_operator import crd
+from tests.cluster.cluster import ApiServer
+from tests.cluster.machine import ClusterError, until
+from tests.cluster.nodes import add_nodes, node
+from tests.support.operator import Acting, Operator, manifest
+from tests.support.refusing_api import refusing
+
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+
+
+@contextmanager
+def running(operator: Operator) -> Iterator[Operator]:
+    operator.start()
+    try:
+        yield operator
+    finally:
+        assert operator.stop() == 0, operator.log.read_text()[-3000:]
+
+
+def served(acting: Acting, digest: str = "a" * 64) -> None:
+    acting.publish(acting.job("onnx"), digest)
+    acting.serve()
+    acting.until("Ready", ("True", "Serving"))
+
+
+@pytest.mark.parametrize("code", [409, 429, 500, 503])
+def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path, code: int
+) -> None:
+    namespace = acting_alone.namespace
+    with (
+        refusing(alone, tmp_path) as refusals,
+        running(Operator(alone, folder, kubeconfig=refusals.kubeconfig, namespaces=[namespace])),
+    ):
+        refusals.codes += [code] * 3
+        alone.apply(manifest(namespace))
+        served(acting_alone)
+        assert len(refusals.refused) == 3
+
+
+def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder: Path) -> None:
+    with ApiServer(tmp_path / "server") as api:
+        api.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
+        api.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+        add_nodes(api, node("acted"))
+        api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "speech", "labels": RESTRICTED}})
+        acting = Acting(api, "speech")
+        with running(Operator(api, folder)) as operator:
+            api.apply(manifest("speech"))
+            acting.publish(acting.job("onnx"))
+            os.kill(api.pid("kube-apiserver"), signal.SIGSTOP)
+            time.sleep(15)
+            os.kill(api.pid("kube-apiserver"), signal.SIGCONT)
+            acting.serve()
+            acting.until("Ready", ("True", "Serving"))
+            killed = api.pid("kube-apiserver")
+            os.kill(killed, signal.SIGKILL)
+            until(lambda: answers(api), "the API server to be back", seconds=60)
+            # What was missed and what comes are both seen: watches are begun anew.
+            patch = {"spec": {"pools": [{"name": "cpu", "replicas": 2}]}}
+            api.kubectl("patch", "asr", "english", "-n", "speech", "--type=merge", "--patch", json.dumps(patch))
+            acting.serve(count=2)
+            until(lambda: acting.status()["ready"] == "2/2", "two pods", seconds=60)
+            assert operator.process is not None
+            assert operator.process.poll() is None
+
+
+def answers(api: ApiServer) -> bool:
+    try:
+        return bool(api.kubectl("get", "--raw", "/readyz"))
+    except ClusterError:
+        return False
+
+
+@pytest.mark.usefixtures("running")
+def test_an_evicted_build_is_not_a_failed_one(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    job = acting.job("onnx")
+    (first,) = acting.pods(job["metadata"]["name"])
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": first["metadata"]["name"], "namespace": acting.namespace},
+        "deleteOptions": {"gracePeriodSeconds": 0},
+    }
+    path = f"/api/v1/namespaces/{acting.namespace}/pods/{first['metadata']['name']}/eviction"
+    api.kubectl("create", "--raw", path, "-f", "-", stdin=json.dumps(eviction))
+    acting.end(job, 143, {"reason": "Interrupted", "message": "interrupted", "transient": True})
+    until(
+        lambda: [
+            pod
+            for pod in acting.pods(job["metadata"]["name"])
+            if pod["metadata"]["uid"] != first["metadata"]["uid"] and "deletionTimestamp" not in pod["metadata"]
+        ],
+        "another pod of the same Job",
+        seconds=60,
+    )
+    assert acting.get("job", job["metadata"]["name"])["metadata"]["uid"] == job["metadata"]["uid"]
+    assert acting.condition("Reconciling") == ("True", "Building")
+
+
+@pytest.mark.usefixtures("running")
+def test_replicas_stay_as_an_autoscaler_has_set_them(api: ApiServer, acting: Acting) -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 5, "target": {"cpuUtilizationPercent": 50}}
+    pool = {"name": "cpu", "autoscaling": scaling}
+    api.apply(manifest(acting.namespace, pools=[pool]))
+    served(acting)
+    assert acting.get("hpa", "english-cpu")["spec"]["scaleTargetRef"]["name"] == "english-cpu"
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=3")
+    acting.serve(count=3)
+    until(lambda: acting.status()["ready"] == "3/3", "three pods", seconds=30)
+    # Also when the pods change, and after a resync.
+    api.apply(manifest(acting.namespace, pools=[pool | {"podLabels": {"team": "speech"}}]))
+    time.sleep(6)
+    assert acting.get("deployment", "english-cpu")["spec"]["replicas"] == 3
+
+
+@pytest.mark.usefixtures("running")
+def test_replicas_that_somebody_scales_by_hand_come_back(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=3")
+    until(lambda: acting.get("deployment", "english-cpu")["spec"]["replicas"] == 1, "one replica", seconds=30)
+
+
+@pytest.mark.usefixtures("running")
+def test_pods_of_a_new_generation_that_never_get_ready_leave_the_old_ones_serving(
+    api: ApiServer, acting: Acting
+) -> None:
+    rollout = {"deadlineSeconds": 60}
+    api.apply(manifest(acting.namespace, rollout=rollout))
+    served(acting)
+    api.apply(manifest(acting.namespace, rollout=rollout, pools=[{"name": "cpu", "podLabels": {"new": "yes"}}]))
+    acting.until("Reconciling", ("True", "RollingOut"))
+    acting.until("Stalled", ("True", "RolloutFailed"), seconds=100)
+    assert acting.condition("Ready") == ("False", "RolloutFailed")
+    assert acting.condition("Serving") == ("True", "Serving")
+    assert acting.status()["readyReplicas"] == 1
+    api.apply(manifest(acting.namespace, rollout=rollout))
+    acting.until("Ready", ("True", "Serving"))
+
+
+@pytest.mark.usefixtures("running")
+def test_a_change_in_the_middle_of_a_roll_out_wins(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    for number in range(3):
+        pools = [{"name": "cpu", "podLabels": {"number": str(number)}}]
+        api.apply(manifest(acting.namespace, pools=pools))
+        acting.until("Ready", ("False", "RollingOut"))
+    acting.serve()
+    acting.until("Ready", ("True", "Serving"))
+    (pod,) = [
+        pod
+        for pod in acting.find("pods", "-l", "asr-operator.dev/pool=cpu")
+        if "deletionTimestamp" not in pod["metadata"]
+    ]
+    assert pod["metadata"]["labels"]["number"] == "2"

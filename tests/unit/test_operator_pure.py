@@ -1,0 +1,405 @@
+"""Comparing, keeping, observing, deciding and telling: the parts of the operator that touch nothing."""
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from asr_operator import conditions, decide, names, status
+from asr_operator.api import v1alpha1 as api
+from asr_operator.compare import difference
+from asr_operator.conditions import Finding, merge, news
+from asr_operator.events import Reason
+from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
+from asr_operator.render import jobs
+from asr_operator.store import Store
+from tests.support.operator_examples import ONNX, context, plan_for, resources
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+Object = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live"),
+    [
+        ({"a": 1}, {"a": 1, "b": 2}),
+        ({"cpu": "1000m"}, {"cpu": "1"}),
+        ({"memory": 1024}, {"memory": "1Ki"}),
+        ({"value": ""}, {}),
+        ({"emptyDir": {}}, {"emptyDir": {}}),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "B"}, {"name": "A", "value": "1"}]}),
+        ({"args": ["a", "b"]}, {"args": ["a", "b"]}),
+    ],
+)
+def test_what_others_add_and_how_the_server_writes_it_is_no_difference(wanted: Object, live: Object) -> None:
+    assert difference(wanted, live) is None
+
+
+@pytest.mark.parametrize(
+    ("wanted", "live", "path"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, ".a.b"),
+        ({"a": {"b": 1}}, {}, ".a"),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "A", "value": "2"}]}, ".env[0].value"),
+        ({"env": [{"name": "A", "value": "1"}]}, {"env": []}, ".env[0]"),
+        ({"args": ["a", "b"]}, {"args": ["b", "a"]}, ".args[0]"),
+        ({"args": ["a"]}, {"args": ["a", "b"]}, ".args"),
+        ({"replicas": 0}, {"replicas": 3}, ".replicas"),
+        ({"on": True}, {"on": False}, ".on"),
+    ],
+)
+def test_what_was_edited_is_a_difference_and_where(wanted: Object, live: Object, path: str) -> None:
+    assert difference(wanted, live) == path
+
+
+def body(kind: str, name: str, version: int, *owners: str, **labels: str) -> Object:
+    references = [{"kind": api.KIND if kind != "Pod" else "Job", "name": owner, "uid": owner} for owner in owners]
+    metadata = {"name": name, "namespace": "n", "uid": name, "resourceVersion": str(version), "labels": labels}
+    return {
+        "kind": kind,
+        "metadata": metadata | {"ownerReferences": references, "managedFields": [1]},
+        "spec": {"x": 1},
+    }
+
+
+def test_the_store_keeps_the_newest_version_in_whatever_order_they_come() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 5, "english"))
+    store.put("Job", body("Job", "j", 3))
+    found = store.get("Job", ("n", "j"))
+    assert found is not None
+    assert found["metadata"]["resourceVersion"] == "5"
+    assert "managedFields" not in found["metadata"]
+    assert store.owned("english", "Job") == [found]
+
+
+def test_a_pod_leads_to_the_resources_that_own_its_job() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 1, "english", "german"))
+    pod = body("Pod", "p", 2, "j")
+    store.put("Pod", pod)
+    assert store.owners(pod) == {("n", "english"), ("n", "german")}
+    assert [item["metadata"]["name"] for item in store.pods_of("n", "english", store.owned("english", "Job"))] == ["p"]
+
+
+def test_a_listing_drops_what_a_watch_has_missed() -> None:
+    store = Store()
+    store.put("Job", body("Job", "gone", 1, "english"))
+    store.replace("Job", [body("Job", "here", 2, "english")])
+    assert [item["metadata"]["name"] for item in store.owned("english", "Job")] == ["here"]
+
+
+def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:
+    store = Store()
+    former = body("Job", "j", 1)
+    store.put("Job", former)
+    successor = body("Job", "j", 9)
+    successor["metadata"]["uid"] = "other"
+    store.put("Job", successor)
+    store.drop("Job", former)
+    assert store.get("Job", ("n", "j")) is not None
+
+
+def test_times_of_conditions_change_with_their_status_alone() -> None:
+    first = merge([], [Finding.of("Ready", False, "Building", "a")], generation=1, now=NOW)
+    later = NOW + timedelta(hours=1)
+    second = merge(first, [Finding.of("Ready", False, "RollingOut", "b")], generation=2, now=later)
+    third = merge(second, [Finding.of("Ready", True, "Serving", "c")], generation=2, now=later)
+    assert [item.last_transition_time for item in (first[0], second[0], third[0])] == [NOW, NOW, later]
+    assert [change.condition.reason for change in news(second, third)] == ["Serving"]
+    assert news(third, third) == []
+
+
+def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
+    job = {
+        "metadata": {"name": "j", "uid": "j", "labels": {names.BUILD_LABEL: "onnx-1"}},
+        "status": {
+            "conditions": [
+                {
+                    "type": "Complete" if code == 0 else "Failed",
+                    "status": "True",
+                    "lastTransitionTime": "2026-01-01T00:00:00Z",
+                }
+            ]
+        },
+    }
+    terminated = {"exitCode": code, "reason": reason, "message": message}
+    pod = {
+        "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
+        "status": {"containerStatuses": [{"name": "build", "state": {"terminated": terminated}}]},
+    }
+    return job_state(job, [pod])
+
+
+def test_what_a_build_published_is_read_from_its_termination_message() -> None:
+    told = {"uri": "s3://x", "manifestSha256": "a" * 64, "engine": "OnnxRuntime", "newerField": 1}
+    state = ended_job(0, json.dumps(told))
+    assert state.phase is Phase.SUCCEEDED
+    assert state.result is not None
+    assert state.result.uri == "s3://x"
+
+
+@pytest.mark.parametrize("message", ["", "not json", "[]", "{}", '{"uri": 1}', "null"])
+def test_a_message_that_cannot_be_read_is_no_result(message: str) -> None:
+    assert ended_job(0, message).result is None
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "reason", "transient"),
+    [
+        (20, '{"reason": "Rejected", "message": "WER", "transient": false}', "Rejected", False),
+        (30, '{"reason": "StorageUnavailable", "message": "down", "transient": true}', "StorageUnavailable", True),
+        (30, "torn {", "StorageUnavailable", True),
+        (137, "", "OutOfMemory", False),
+        (1, "Traceback", "BuildFailed", False),
+        (127, "", "BuildFailed", False),
+    ],
+)
+def test_a_failure_is_told_in_the_builders_words_or_by_its_exit_code(
+    code: int, message: str, reason: str, *, transient: bool
+) -> None:
+    failure = ended_job(code, message).failure
+    assert failure is not None
+    assert (failure.reason, failure.transient) == (reason, transient)
+
+
+# Deciding and telling.
+
+
+def seen_with(**pools: PoolState) -> Observation:
+    return Observation({}, pools)
+
+
+def pool_state(pool: str, artifact: api.Artifact | None = ONNX, **more: Any) -> PoolState:  # noqa: ANN401
+    counts = {"wanted": 1, "replicas": 1, "updated": 1, "ready": 1, "available": 1, "observed": True, "complete": True}
+    return PoolState(
+        f"english-{pool}", pool, **(counts | {"artifact": artifact, "active": artifact and artifact.uri} | more)
+    )
+
+
+def with_pools(*pools: Object, **more: Any) -> Object:  # noqa: ANN401
+    return {
+        "metadata": {"name": "english", "namespace": "n", "uid": "1", "generation": 2},
+        "spec": {
+            "model": {"name": "english_stt", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}},
+            "storage": {"uri": "s3://asr"},
+            "pools": list(pools),
+        }
+        | more,
+    }
+
+
+L4 = {"name": "l4", "gpu": {"product": "NVIDIA-L4", "computeCapability": "8.9"}}
+
+
+def reduced(resource: Object, seen: Observation, *, known: dict[str, api.Artifact]) -> dict[str, tuple[str, str]]:
+    found = context(resource)
+    new = status.reduce(found, decide.decide(found, known, seen), seen, api.Status(), generation=2, now=NOW)
+    return {item.type: (item.status.value, item.reason) for item in new.conditions}
+
+
+def onnx_known(resource: Object) -> dict[str, api.Artifact]:
+    return {jobs.onnx(context(resource)).name: ONNX}
+
+
+def all_known(resource: Object, plan: api.Artifact) -> dict[str, api.Artifact]:
+    found = context(resource)
+    known = onnx_known(resource)
+    return known | {jobs.plan(found, pool, ONNX).name: plan for pool in found.spec.pools if pool.gpu}
+
+
+def test_a_pool_that_serves_its_plan_is_ready_and_nothing_else() -> None:
+    resource = with_pools(L4)
+    plan = plan_for()
+    told = reduced(resource, seen_with(l4=pool_state("l4", plan)), known=all_known(resource, plan))
+    assert told == {"Ready": ("True", "Serving"), "Built": ("True", "Built"), "Serving": ("True", "Serving")}
+
+
+def test_a_fallback_is_ready_and_degraded_without_reconciling() -> None:
+    resource = with_pools(L4)
+    told = reduced(resource, seen_with(l4=pool_state("l4")), known=onnx_known(resource))
+    assert told["Ready"] == ("True", "Serving")
+    assert told["Degraded"] == ("True", "PlanNotReady")
+    assert "Reconciling" not in told
+
+
+def test_without_fallback_nothing_is_served_before_the_plan() -> None:
+    resource = with_pools(L4, engine={"fallback": "None"})
+    decision = decide.decide(context(resource), onnx_known(resource), Observation())
+    assert decision.pools[0].serving is None
+    assert reduced(resource, Observation(), known=onnx_known(resource))["Ready"] == ("False", "Building")
+
+
+def test_an_old_plan_serves_until_the_new_one_is_there() -> None:
+    resource = with_pools(L4)
+    old = plan_for().model_copy(update={"uri": "s3://old", "build": "plan-old"})
+    decision = decide.decide(context(resource), onnx_known(resource), seen_with(l4=pool_state("l4", old)))
+    assert decision.pools[0].serving is not None
+    assert decision.pools[0].serving.artifact == old
+    assert not decision.pools[0].current
+
+
+@pytest.mark.parametrize(
+    "old", [plan_for(product="NVIDIA-L40S"), plan_for(capability="8.0"), plan_for(tensorrt="10.6.0")]
+)
+def test_an_old_plan_that_the_new_pods_cannot_run_leaves_the_old_pods_alone(old: api.Artifact) -> None:
+    resource = with_pools(L4)
+    decision = decide.decide(context(resource), onnx_known(resource), seen_with(l4=pool_state("l4", old)))
+    assert decision.pools[0].serving is None
+
+
+def test_a_plan_for_another_gpu_is_told_and_onnx_serves() -> None:
+    resource = with_pools(L4)
+    known = all_known(resource, plan_for(product="NVIDIA-L40S"))
+    decision = decide.decide(context(resource), known, Observation())
+    assert decision.pools[0].serving is not None
+    assert decision.pools[0].serving.artifact == ONNX
+    assert decision.pools[0].degraded is Reason.PLAN_FAILED
+    assert "NVIDIA-L40S" in decision.pools[0].note
+
+
+def test_pools_with_one_gpu_product_share_one_plan() -> None:
+    resource = with_pools(L4, L4 | {"name": "more", "nodeSelector": {"zone": "b"}})
+    assert len(decide.decide(context(resource), onnx_known(resource), Observation()).needs) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "expected"),
+    [
+        (pool_state("cpu", complete=False, updated=0, available=1), ("Reconciling", "RollingOut")),
+        (pool_state("cpu", complete=False, overdue=True), ("Stalled", "RolloutFailed")),
+        (
+            pool_state("cpu", complete=False, problem=Problem(Reason.BATCHING_INVALID, "too large", permanent=True)),
+            ("Stalled", "BatchingInvalid"),
+        ),
+        (
+            pool_state("cpu", complete=False, problem=Problem(Reason.STORAGE_UNAVAILABLE, "down")),
+            ("Reconciling", "StorageUnavailable"),
+        ),
+    ],
+)
+def test_a_roll_out_that_is_not_over_is_not_ready(state: PoolState, expected: tuple[str, str]) -> None:
+    resource = with_pools({"name": "cpu"})
+    told = reduced(resource, seen_with(cpu=state), known=onnx_known(resource))
+    assert told["Ready"][0] == "False"
+    assert told[expected[0]] == ("True", expected[1])
+
+
+def test_a_pod_that_is_lost_later_degrades_and_does_not_undo_ready() -> None:
+    resource = with_pools({"name": "cpu", "replicas": 2})
+    told = reduced(
+        resource, seen_with(cpu=pool_state("cpu", wanted=2, replicas=2, updated=2)), known=onnx_known(resource)
+    )
+    assert told["Ready"] == ("True", "Serving")
+    assert told["Degraded"] == ("True", "ReplicasMissing")
+
+
+def test_what_is_scaled_to_zero_is_not_ready_and_says_so() -> None:
+    resource = with_pools({"name": "cpu", "replicas": 0})
+    state = pool_state("cpu", wanted=0, replicas=0, updated=0, ready=0, available=0)
+    assert reduced(resource, seen_with(cpu=state), known=onnx_known(resource))["Ready"] == ("False", "ScaledToZero")
+
+
+# Jobs.
+
+
+def actions(
+    resource: Object, *states: Callable[[jobs.Build], JobState], known: bool = False, after: float = 0.0
+) -> Any:  # noqa: ANN401
+    found = context(resource)
+    build = jobs.onnx(found)
+    seen = Observation({state.name: state for state in (make(build) for make in states)}, {})
+    decision = decide.decide(found, {build.name: ONNX} if known else {}, seen)
+    now = NOW + timedelta(seconds=after)
+    return decide.job_actions(found, decision.needs, seen, distrusted=frozenset(), now=now)
+
+
+def state_of(phase: Phase, **more: Any) -> Callable[[jobs.Build], JobState]:  # noqa: ANN401
+    return lambda build: JobState(build.job_name, "u", build.name, phase, frozenset({"1"}), ended=NOW, **more)
+
+
+def failure(*, transient: bool) -> api.Failure:
+    return api.Failure(job="j", reason="X", message="x", transient=transient)
+
+
+CPU = with_pools({"name": "cpu"})
+
+
+def test_a_build_that_nobody_runs_is_begun() -> None:
+    assert len(actions(CPU).ensure) == 1
+
+
+def test_a_transient_failure_is_run_again_after_a_while_and_not_before() -> None:
+    failed = state_of(Phase.FAILED, failure=failure(transient=True))
+    early, late = actions(CPU, failed, after=10), actions(CPU, failed, after=301)
+    assert early.rerun == ()
+    assert early.again == timedelta(seconds=290)
+    assert len(late.rerun) == 1
+
+
+def test_a_permanent_failure_is_left_for_the_user() -> None:
+    found = actions(CPU, state_of(Phase.FAILED, failure=failure(transient=False)), after=1e9)
+    assert (found.ensure, found.rerun, found.release, found.again) == ((), (), (), None)
+
+
+def test_a_job_whose_pod_is_gone_with_its_message_is_run_again() -> None:
+    assert actions(CPU, state_of(Phase.SUCCEEDED), after=5).rerun == ()
+    assert len(actions(CPU, state_of(Phase.SUCCEEDED), after=31).rerun) == 1
+
+
+def test_a_job_that_succeeded_is_kept_for_its_log_and_then_goes() -> None:
+    assert actions(CPU, state_of(Phase.SUCCEEDED), known=True, after=60).release == ()
+    assert len(actions(CPU, state_of(Phase.SUCCEEDED), known=True, after=86_401).release) == 1
+
+
+def test_a_job_that_is_not_wanted_any_more_is_released() -> None:
+    other = JobState("asr-onnx-old", "u", "onnx-old", Phase.RUNNING, frozenset({"1"}))
+    assert [job.name for job in actions(CPU, lambda _build: other).release] == ["asr-onnx-old"]
+
+
+counts = st.integers(0, 5)
+problems = st.sampled_from(
+    [None, Problem(Reason.PODS_FAIL, "x"), Problem(Reason.PLAN_INCOMPATIBLE, "y", permanent=True)]
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(resources, st.data())
+def test_the_status_of_the_same_is_the_same_and_says_one_thing(resource: Object, data: st.DataObject) -> None:
+    found = context(resource)
+    pools = {
+        pool.name: pool_state(
+            pool.name,
+            data.draw(st.sampled_from([ONNX, plan_for(), None])),
+            **data.draw(
+                st.fixed_dictionaries(
+                    {"wanted": counts, "replicas": counts, "updated": counts, "available": counts, "problem": problems}
+                )
+            ),
+            complete=data.draw(st.booleans()),
+            overdue=data.draw(st.booleans()),
+        )
+        for pool in found.spec.pools
+        if data.draw(st.booleans())
+    }
+    seen = Observation({}, pools)
+    build = jobs.onnx(found).name
+    known = data.draw(st.sampled_from([{}, {build: ONNX.model_copy(update={"build": build})}]))
+    decision = decide.decide(found, known, seen)
+    once = status.reduce(found, decision, seen, api.Status(), generation=1, now=NOW)
+    later = NOW + timedelta(days=1)
+    assert status.reduce(found, decision, seen, once, generation=1, now=later) == once
+    assert api.Status.model_validate(once.as_json()) == once
+    told = {item.type: item.status.value for item in once.conditions}
+    assert not (conditions.RECONCILING in told and conditions.STALLED in told)
+    if told["Ready"] == "True":
+        assert conditions.RECONCILING not in told
+        assert conditions.STALLED not in told
+        assert told["Serving"] == "True"
+    for item in decision.pools:
+        if item.serving is not None:
+            assert decide.incompatibility(found, item.pool, item.serving.artifact) is None

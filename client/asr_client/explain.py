@@ -253,6 +253,8 @@ def _no_node(snapshot: Snapshot, pool: api.Pool) -> str | None:
 def _events(snapshot: Snapshot) -> Iterator[Finding]:
     told: dict[str, Object] = {}
     for event in snapshot.warnings:
+        if event["involvedObject"]["kind"] == api.KIND:
+            continue  # these tell what the conditions say
         told.setdefault(
             f"{event['involvedObject']['kind']} {event['involvedObject']['name']}: {event['reason']}", event
         )

@@ -37,15 +37,16 @@ def served(acting: Acting, digest: str = "a" * 64) -> None:
 
 @pytest.mark.parametrize("code", [409, 429, 500, 503])
 def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
-    api: ApiServer, acting: Acting, folder: Path, tmp_path: Path, code: int
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path, code: int
 ) -> None:
+    namespace = acting_alone.namespace
     with (
-        refusing(api, tmp_path) as refusals,
-        running(Operator(api, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting.namespace])),
+        refusing(alone, tmp_path) as refusals,
+        running(Operator(alone, folder, kubeconfig=refusals.kubeconfig, namespaces=[namespace])),
     ):
         refusals.codes += [code] * 3
-        api.apply(manifest(acting.namespace))
-        served(acting)
+        alone.apply(manifest(namespace))
+        served(acting_alone)
         assert len(refusals.refused) == 3
 
 

@@ -287,26 +287,28 @@ def test_a_pool_that_is_no_longer_wanted_serves_until_the_others_do(api: ApiServ
     until(lambda: [item["metadata"]["name"] for item in acting.find("deployments")] == ["english-other"], "one pool")
 
 
-def test_an_operator_that_is_killed_and_started_again_goes_on(api: ApiServer, acting: Acting, folder: Path) -> None:
-    operator = Operator(api, folder, namespaces=[acting.namespace])
+def test_an_operator_that_is_killed_and_started_again_goes_on(
+    alone: ApiServer, acting_alone: Acting, folder: Path
+) -> None:
+    operator = Operator(alone, folder, namespaces=[acting_alone.namespace])
     operator.start()
-    api.apply(manifest(acting.namespace))
-    job = acting.job("onnx")
+    alone.apply(manifest(acting_alone.namespace))
+    job = acting_alone.job("onnx")
     operator.kill()
-    acting.publish(job)
+    acting_alone.publish(job)
     operator.start()
-    acting.serve()
+    acting_alone.serve()
     operator.kill()
     operator.start()
-    acting.until("Ready", ("True", "Serving"))
+    acting_alone.until("Ready", ("True", "Serving"))
     time.sleep(1)
-    before = len(writes(api, acting.namespace))
+    before = len(writes(alone, acting_alone.namespace))
     assert before
     operator.kill()
     operator.start()
     until(lambda: "asr_operator_last_sync" in _metrics(operator), "the sync", seconds=20)
     time.sleep(3)
-    assert writes(api, acting.namespace)[before:] == []
+    assert writes(alone, acting_alone.namespace)[before:] == []
     assert operator.stop() == 0
 
 

@@ -52,7 +52,7 @@ def wav(tmp_path: Path) -> str:
 # Help
 
 
-@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["transcribe", "bench", "doctor", "plans"])
 def test_help_names_each_command(command: str) -> None:
     assert command in plain(asr("--help").output)
 

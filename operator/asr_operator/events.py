@@ -52,5 +52,7 @@ class Reason(StrEnum):
     """The specification is not one that this operator can render."""
     NAME_TAKEN = "NameTaken"
     """An object with a child's name belongs to somebody else."""
+    API_SERVER_ERROR = "ApiServerError"
+    """The API server again and again fails to do what is asked; it is asked again."""
     REFUSED = "Refused"
     """The API server refuses a child object."""

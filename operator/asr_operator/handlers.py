@@ -21,6 +21,8 @@ from asr_operator.store import Key, Store
 LOG = logging.getLogger(__name__)
 RECONCILE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
+UNTOLD_FAILURES = 2
+"""In a row: most have passed by then, and nobody needs to know."""
 FIRST_SYNC_BACKOFF = (1.0, 2.0, 5.0, 10.0)
 
 
@@ -115,6 +117,10 @@ class Operator:
         started = time.monotonic()
         try:
             again = await asyncio.wait_for(asyncio.to_thread(self.reconciler.reconcile, key), RECONCILE_SECONDS)
+        except TransientError as error:
+            if self.queue.failures(key) >= UNTOLD_FAILURES:
+                await asyncio.to_thread(self.reconciler.hindered, key, f"{error}; it is tried again")
+            raise
         finally:
             metrics.DURATION.observe(time.monotonic() - started)
         metrics.RECONCILES.labels("success").inc()

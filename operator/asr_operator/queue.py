@@ -73,6 +73,10 @@ class KeyedQueue(Generic[K]):
         now = time.monotonic()
         return now - min(list(self._running.values()), default=now)
 
+    def failures(self, key: K) -> int:
+        """How often the key has failed since it last did not."""
+        return self._failures.get(key, 0)
+
     @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""

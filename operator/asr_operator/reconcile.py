@@ -75,6 +75,18 @@ class Reconciler:
         self._tell(body, previous, new)
         return again
 
+    def hindered(self, key: Key, message: str) -> None:
+        """Tell in the status why a resource does not get on, as far as the API server takes at least that."""
+        body = self.store.get(api.KIND, key)
+        if body is None:
+            return
+        previous = _previous(body)
+        generation = body["metadata"]["generation"]
+        try:
+            self._tell(body, previous, status.hindered(previous, message, generation=generation, now=self.clock()))
+        except OperatorError as error:
+            LOG.warning("%s", error)
+
     def _bring(self, context: Context, body: Object, previous: api.Status) -> tuple[api.Status, float | None]:
         now = self.clock()
         seen = self._observe(context)

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
-from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, merge
+from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, find, merge
 from asr_operator.decide import Decision, Need, PoolDecision
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, PoolState
@@ -96,6 +96,21 @@ def stalled(previous: api.Status, reason: str, message: str, *, generation: int,
         Finding.of(STALLED, True, reason, message),
         *kept,
     ]
+    conditions = merge(previous.conditions, findings, generation=generation, now=now)
+    return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def hindered(previous: api.Status, message: str, *, generation: int, now: datetime) -> api.Status:
+    """The status of a resource that the API server keeps from getting on; it may be Ready all the same."""
+    reason = Reason.API_SERVER_ERROR
+    ready = find(previous.conditions, READY)
+    serves = ready is not None and ready.status is api.ConditionStatus.TRUE and ready.observed_generation == generation
+    kept = {BUILT, SERVING, DEGRADED} | ({READY} if serves else set())
+    findings = [
+        Finding(item.type, item.status, item.reason, item.message) for item in previous.conditions if item.type in kept
+    ]
+    findings += [] if serves else [Finding.of(READY, False, reason, message)]
+    findings.append(Finding.of(RECONCILING, True, reason, message))
     conditions = merge(previous.conditions, findings, generation=generation, now=now)
     return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
 

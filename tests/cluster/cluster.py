@@ -171,7 +171,7 @@ class ApiServer:
             with machine.starting():
                 self._check_start(CONTROL_PLANE_PROGRAMS, BINARY)
                 ports = machine.free_ports(CONTROL_PLANE_PORTS)
-                plan = Plan(self.folder, BINARY, "127.0.0.1", ports, services="10.96.0.0/24")
+                plan = Plan(self.folder, BINARY, "127.0.0.1", ports, services="10.96.0.0/20")
                 self._prepare(plan, users=("kube-controller-manager", "kube-scheduler"))
                 self._launch(components.control_plane(plan), None)
             self._await_components(components.control_plane(plan))

@@ -55,6 +55,9 @@ def main() -> int:
     except (DemoError, ClusterError, ImageError) as error:
         console.print(f"\n[red]The demo failed:[/] {escape(str(error))}")
         return 1
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. `make demo` goes on where it can; `make cluster-down` ends the cluster.")
+        return 130
     console.print(
         f"\nFrom nothing to text in {time.monotonic() - began:.0f} s. The cluster goes on running; look around with\n"
         f"  export KUBECONFIG={os.path.relpath(cluster.kubeconfig)} "

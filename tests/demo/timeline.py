@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kubernetes
+from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 
 CONTAINERS = {"build": "build", "server": "fetch"}
@@ -97,7 +98,13 @@ class Timeline:
         if "terminated" in state:
             self._told.add((uid, "log"))  # it is whole now
         path = f"/api/v1/namespaces/{self._namespace}/pods/{pod['metadata']['name']}/log"
-        for number, line in enumerate(self._get(path, container=container).splitlines()):
+        try:
+            text = self._get(path, container=container)
+        except ApiException as error:
+            if error.status not in {400, 404}:
+                raise
+            return  # the pod has just gone, or its container is not quite there
+        for number, line in enumerate(text.splitlines()):
             try:
                 told = json.loads(line)
                 task, message = told["task"], told["message"]

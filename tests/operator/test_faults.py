@@ -50,6 +50,22 @@ def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
         assert len(refusals.refused) == 3
 
 
+def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
+    api: ApiServer, acting: Acting, folder: Path, tmp_path: Path
+) -> None:
+    with (
+        refusing(api, tmp_path) as refusals,
+        running(Operator(api, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting.namespace])),
+    ):
+        refusals.unless = "/asrdeployments/"
+        refusals.codes += [500] * 6
+        api.apply(manifest(acting.namespace))
+        acting.until("Reconciling", ("True", "ApiServerError"), seconds=60)
+        assert acting.condition("Ready") == ("False", "ApiServerError")
+        served(acting)
+        assert acting.condition("Reconciling") is None
+
+
 def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder: Path) -> None:
     with ApiServer(tmp_path / "server") as api:
         api.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())

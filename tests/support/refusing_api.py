@@ -25,11 +25,13 @@ class Refusals:
     Attributes:
         kubeconfig: Of this way to the API server.
         codes: HTTP status of the next refusals, oldest first; afterwards all pass.
+        unless: What passes all the same: paths that contain this.
         refused: Method and path of what was refused.
     """
 
     kubeconfig: Path
     codes: list[int] = field(default_factory=list)
+    unless: str = "nothing"
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -68,7 +70,7 @@ class Proxy(http.server.ThreadingHTTPServer):
     def refusal(self, method: str, path: str) -> int | None:
         """The status that a request is refused with; None if it passes."""
         with self._lock:
-            if method not in CHANGES or not self._refusals.codes:
+            if method not in CHANGES or not self._refusals.codes or self._refusals.unless in path:
                 return None
             self._refusals.refused.append((method, path))
             return self._refusals.codes.pop(0)

@@ -262,6 +262,21 @@ def test_a_plan_for_another_gpu_is_told_and_onnx_serves() -> None:
     assert "NVIDIA-L40S" in decision.pools[0].note
 
 
+@pytest.mark.parametrize(("available", "yielded", "expected"), [(0, 0, 0), (1, 0, 1), (0, 1, 1)])
+def test_a_gpu_is_given_up_for_the_plan_only_by_pods_that_hold_one(available: int, yielded: int, expected: int) -> None:
+    resource = with_pools(L4 | {"replicas": 2})
+    found = context(resource)
+    build = jobs.plan(found, found.spec.pools[0], ONNX)
+    job = JobState(
+        build.job_name, "u", build.name, Phase.RUNNING, frozenset({"1"}), waiting="no node", unschedulable=True
+    )
+    seen = Observation({job.name: job}, {"l4": pool_state("l4", available=available, yielded=yielded)})
+    (decision,) = decide.decide(found, onnx_known(resource), seen).pools
+    assert decision.serving is not None
+    assert decision.serving.yielded == expected
+    assert decision.degraded is Reason.INSUFFICIENT_GPU
+
+
 def test_pools_with_one_gpu_product_share_one_plan() -> None:
     resource = with_pools(L4, L4 | {"name": "more", "nodeSelector": {"zone": "b"}})
     assert len(decide.decide(context(resource), onnx_known(resource), Observation()).needs) == 2

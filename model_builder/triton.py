@@ -235,5 +235,6 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 def errors_in(log: Path, lines: int = 12) -> str:
     """The error lines of a Triton log, or its end when there are none."""
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    errors = [line for line in text if line.startswith("E") or "UNAVAILABLE" in line or "rror:" in line]
+    marks = ("UNAVAILABLE", "rror:", "terminate called", "what():")
+    errors = [line for line in text if line.startswith("E") or any(mark in line for mark in marks)]
     return "\n".join(line[:LINE_LENGTH] for line in (errors or text)[-lines:])

@@ -62,8 +62,8 @@ cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/clust
 cluster-down: ## End it and remove everything of it, also after a crash
 	@python -m tests.cluster down
 
-images: cluster-setup ## Build the images of operator, model builder and a CPU Triton for the test cluster
-	@python -m tests.cluster.images operator triton builder
+images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
+	@python -m tests.cluster.images operator triton builder s3 prometheus
 
 cluster-status: ## How each of its programs is
 	@python -m tests.cluster status
@@ -78,6 +78,7 @@ lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the ima
 	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
 
 clean: ## Remove the environment and all caches of this folder
+	@[ ! -d .cache/cluster ] || python -m tests.cluster down
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .cache/system-packages: Makefile

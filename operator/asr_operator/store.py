@@ -1,5 +1,6 @@
 """What watches and own requests have seen: the newest version of each object. No Kubernetes in it."""
 
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -113,7 +114,17 @@ def trimmed(body: Object) -> Object:
     kept = body | {"metadata": metadata}
     if body.get("kind") == "Pod":
         kept.pop("spec", None)
-    return kept
+    found: Object = _shared(kept)
+    return found
+
+
+def _shared(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """The same with equal texts only once in memory: all objects have the same field names, labels and images."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shared(item) for item in value]
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _parents(kind: str, body: Object) -> list[str]:

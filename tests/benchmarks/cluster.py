@@ -73,7 +73,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 
 def _resident(cluster: Cluster) -> int:
-    """Memory of all its programs, what they share counted once each."""
+    """Memory of all its programs, what they share is counted for each."""
     total = 0
     for name in cluster.status():
         try:

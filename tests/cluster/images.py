@@ -143,8 +143,9 @@ def _run_build(image: Image, *arguments: str) -> str:
 
 
 def _buildah(*arguments: str) -> str:
-    """Run buildah with mounts of its own, so that none is left whatever happens to it."""
-    alone = ("unshare", "--mount", "--propagation", "slave", "--")
+    """Run buildah with mounts and processes of its own, so that none is left whatever happens to it or to this one."""
+    tied = ("setpriv", "--pdeathsig", "KILL", "unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    alone = (*tied, "--mount", "--propagation", "slave", "--")
     environment = os.environ | {"TMPDIR": str(SCRATCH)}  # layers pass through it
     with tempfile.TemporaryDirectory() as mounted:
         # The driver is named because `image_store` reads what it writes.

@@ -188,11 +188,11 @@ def cgroup_name(folder: Path) -> str:
 
 
 def cgroups(name: str) -> list[Path]:
-    """The group of that name in each hierarchy: one in version 2, one a controller in version 1."""
+    """The group of that name in each hierarchy: one a controller in version 1, one in version 2; both may be there."""
     if (CGROUPS / "cgroup.controllers").exists():
         return [CGROUPS / name]
     mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
-    return [Path(fields[1]) / name for fields in mounts if fields[2] == "cgroup"]
+    return [Path(fields[1]) / name for fields in mounts if fields[2] in {"cgroup", "cgroup2"}]
 
 
 def remove_cgroups(name: str) -> None:

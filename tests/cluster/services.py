@@ -3,6 +3,7 @@
 import base64
 import json
 import secrets
+import socket
 import urllib.parse
 import urllib.request
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.machine import until
 
 MANIFESTS = Path(__file__).parent / "manifests"
 BUCKET = "asr-models"
@@ -88,10 +90,21 @@ def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
 
 
 def _start(cluster: Cluster, name: str, namespace: str) -> str:
-    """Apply a manifest and wait for its Deployment; returns the address of its Service."""
+    """Apply a manifest and wait until its Deployment answers by its Service; returns the address of that."""
     manifest = MANIFESTS / f"{name}.yaml"
     cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
     waited = f"--timeout={ROLLOUT_SECONDS}s"
     cluster.kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", waited, seconds=ROLLOUT_SECONDS + 10)
-    address: str = cluster.get("service", name, "-n", namespace)["spec"]["clusterIP"]
+    spec = cluster.get("service", name, "-n", namespace)["spec"]
+    address: str = spec["clusterIP"]
+    # The proxy writes the node's rules a moment after the pod is ready.
+    until(lambda: _listens(address, spec["ports"][0]["port"]), f"{name} to answer by its Service")
     return address
+
+
+def _listens(address: str, port: int) -> bool:
+    try:
+        socket.create_connection((address, port), timeout=5).close()
+    except OSError:
+        return False
+    return True

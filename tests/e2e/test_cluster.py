@@ -292,7 +292,9 @@ def network(folder: Path) -> str | None:
 
 def traces(folder: Path, network: str | None) -> list[str]:
     """All that this machine knows of a cluster: files, processes, control groups, mounts, devices, routes, rules."""
-    found = [str(path) for path in (folder, *machine.cgroups(machine.cgroup_name(folder))) if path.exists()]
+    found = [str(path) for path in (folder,) if path.exists()]
+    found += [str(group) for group in machine.CGROUPS.glob(f"*/{machine.cgroup_name(folder)}")]
+    found += [str(group) for group in machine.CGROUPS.glob(machine.cgroup_name(folder))]
     for process in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(FileNotFoundError, ProcessLookupError):
             line = process.read_text(errors="replace").replace("\0", " ")

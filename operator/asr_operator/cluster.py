@@ -57,6 +57,19 @@ class Kind:
         return "/".join(parts)
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """What there was at one moment.
+
+    Attributes:
+        items: Objects.
+        version: Resource version of the moment.
+    """
+
+    items: list[Object]
+    version: int
+
+
 RESOURCE = Kind(api.API_VERSION, api.PLURAL, api.KIND, selected=False)
 KINDS = {
     kind.name: kind
@@ -126,17 +139,16 @@ class Cluster:
             TransientError: The API server cannot be asked now.
         """
         for kind in KINDS.values():
-            found: list[Object] | None = []
-            for namespace in self.namespaces or (None,):
-                listed = self._list(kind, namespace)
-                found = None if listed is None or found is None else found + listed
-            if found is None:
+            listings = [self._list(kind, namespace) for namespace in self.namespaces or (None,)]
+            whole = [listing for listing in listings if listing is not None]
+            if len(whole) < len(listings):
                 self.served.discard(kind.name)
             else:
                 self.served.add(kind.name)
-                self.store.replace(kind.name, found)
+                items = [item for listing in whole for item in listing.items]
+                self.store.replace(kind.name, items, min(listing.version for listing in whole))
 
-    def _list(self, kind: Kind, namespace: str | None) -> list[Object] | None:
+    def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
         found: list[Object] = []
         token = ""
         while True:
@@ -152,7 +164,7 @@ class Cluster:
             found += [{"apiVersion": kind.group, "kind": kind.name} | item for item in page.get("items", ())]
             token = page["metadata"].get("continue", "")
             if not token:
-                return found
+                return Listing(found, int(page["metadata"]["resourceVersion"]))
 
     def apply(self, wanted: Object, *, uid: str, manager: str = names.FIELD_MANAGER) -> Object:
         """Make an object what is wanted of it; nothing is written when it is so already.

@@ -92,9 +92,10 @@ class Operator:
         if type == "DELETED":
             keys |= self.store.owners(seen)
             self.store.drop(param, seen)
-        else:
-            self.store.put(param, seen)
+        elif self.store.put(param, seen):
             keys |= self.store.owners(seen)
+        else:
+            return  # our own write, or what the last listing has shown: a pass has looked at it, or is about to
         for key in keys:
             self.queue.add(key)
 

@@ -1,5 +1,6 @@
 """What watches and own requests have seen: the newest version of each object. No Kubernetes in it."""
 
+import sys
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -21,19 +22,20 @@ class Store:
         self._children: dict[str, set[tuple[str, Key]]] = {}
         """By uid of the owner."""
 
-    def put(self, kind: str, body: Object) -> None:
-        """Keep an object, unless a newer version of it is here."""
+    def put(self, kind: str, body: Object) -> bool:
+        """Keep an object, unless this version of it or a newer one is here; returns whether it is news."""
         with self._lock:
             key = key_of(body)
             kept = self._objects.setdefault(kind, {})
             former = kept.get(key)
-            if former is not None and _version(former) > _version(body) and _uid(former) == _uid(body):
-                return
+            if former is not None and _uid(former) == _uid(body) and _version(former) >= _version(body):
+                return False
             if former is not None:
                 self._forget_owners(kind, key, former)
             kept[key] = trimmed(body)
             for uid in _parents(kind, body):
                 self._children.setdefault(uid, set()).add((kind, key))
+            return True
 
     def drop(self, kind: str, body: Object) -> None:
         """Forget an object that is gone."""
@@ -43,11 +45,13 @@ class Store:
                 self._forget_owners(kind, key_of(body), former)
                 del self._objects[kind][key_of(body)]
 
-    def replace(self, kind: str, bodies: Iterable[Object]) -> None:
-        """Keep these objects of a kind and forget all others: what a whole listing has found."""
+    def replace(self, kind: str, bodies: Iterable[Object], version: int) -> None:
+        """Keep these objects of a kind and forget the others that were there: what a listing at `version` has found."""
         listed = {key_of(body): body for body in bodies}
         with self._lock:
-            gone = [body for key, body in self._objects.get(kind, {}).items() if key not in listed]
+            # What has come since the listing stays: no watch tells of it again.
+            kept = self._objects.get(kind, {})
+            gone = [body for key, body in kept.items() if key not in listed and _version(body) <= version]
         for body in gone:
             self.drop(kind, body)
         for body in listed.values():
@@ -113,7 +117,17 @@ def trimmed(body: Object) -> Object:
     kept = body | {"metadata": metadata}
     if body.get("kind") == "Pod":
         kept.pop("spec", None)
-    return kept
+    found: Object = _shared(kept)
+    return found
+
+
+def _shared(value: Any) -> Any:  # noqa: ANN401 (any JSON)
+    """The same with equal texts only once in memory: all objects have the same field names, labels and images."""
+    if isinstance(value, dict):
+        return {sys.intern(key): _shared(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shared(item) for item in value]
+    return sys.intern(value) if isinstance(value, str) else value
 
 
 def _parents(kind: str, body: Object) -> list[str]:

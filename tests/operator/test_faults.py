@@ -58,7 +58,7 @@ def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
         running(Operator(api, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting.namespace])),
     ):
         refusals.unless = "/asrdeployments/"
-        refusals.codes += [500] * 6
+        refusals.codes += [500] * 4
         api.apply(manifest(acting.namespace))
         acting.until("Reconciling", ("True", "ApiServerError"), seconds=60)
         assert acting.condition("Ready") == ("False", "ApiServerError")

@@ -86,11 +86,19 @@ def test_a_pod_leads_to_the_resources_that_own_its_job() -> None:
     assert [item["metadata"]["name"] for item in store.pods_of("n", "english", store.owned("english", "Job"))] == ["p"]
 
 
-def test_a_listing_drops_what_a_watch_has_missed() -> None:
+def test_a_listing_drops_what_a_watch_has_missed_and_nothing_that_has_come_since() -> None:
     store = Store()
     store.put("Job", body("Job", "gone", 1, "english"))
-    store.replace("Job", [body("Job", "here", 2, "english")])
-    assert [item["metadata"]["name"] for item in store.owned("english", "Job")] == ["here"]
+    store.put("Job", body("Job", "new", 9, "english"))
+    store.replace("Job", [body("Job", "here", 2, "english")], 5)
+    assert [item["metadata"]["name"] for item in store.owned("english", "Job")] == ["here", "new"]
+
+
+def test_the_same_version_is_no_news() -> None:
+    store = Store()
+    assert store.put("Job", body("Job", "j", 5))
+    assert not store.put("Job", body("Job", "j", 5))
+    assert store.put("Job", body("Job", "j", 6))
 
 
 def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:

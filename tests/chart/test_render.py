@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from asr_operator import crd
@@ -64,6 +64,7 @@ def test_the_crd_is_that_of_the_models_and_kept() -> None:
     override=st.one_of(st.just(""), st.from_regex(r"[a-z][-a-z0-9]{0,80}[a-z0-9]", fullmatch=True)),
     labels=st.dictionaries(st.sampled_from(["team", "app.kubernetes.io/name", "helm.sh/chart"]), st.just("mine")),
 )
+@example(release="on", override="on", labels={})  # words that YAML takes for true
 @settings(max_examples=8, deadline=None)
 def test_names_fit_and_selectors_find_the_pod_whatever_it_is_called(
     release: str, override: str, labels: dict[str, str]

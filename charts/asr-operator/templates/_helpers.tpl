@@ -24,8 +24,8 @@
 {{- end }}
 
 {{- define "asr-operator.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "asr-operator.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "asr-operator.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{/* Labels of every object; those of the chart go before commonLabels. */}}
@@ -42,9 +42,9 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 {{/* Metadata of an object: dict "root" $ "name" ..., optionally "namespace", "labels", "annotations". */}}
 {{- define "asr-operator.metadata" -}}
 {{- $annotations := merge (dict) (default dict .annotations) .root.Values.commonAnnotations -}}
-name: {{ .name }}
+name: {{ .name | quote }}
 {{- with .namespace }}
-namespace: {{ . }}
+namespace: {{ . | quote }}
 {{- end }}
 labels:
   {{- $fixed := include "asr-operator.labels" .root | fromYaml }}

@@ -234,7 +234,8 @@ def test_an_artifact_that_pods_cannot_fetch_whole_is_looked_at_again(api: ApiSer
     api.apply(manifest(acting.namespace))
     first = acting.job("onnx")
     acting.publish(first)
-    time.sleep(1.1)  # times of Kubernetes are whole seconds
+    acting.servers("cpu", 1)
+    time.sleep(1.1)  # times of Kubernetes are whole seconds, and the failure is later than the build
     acting.fail_fetch("cpu", 31, "model.onnx was altered")
     again = acting.job("onnx", other_than=first["metadata"]["uid"])
     acting.end(again, 31, {"reason": "ArtifactInvalid", "message": "model.onnx was altered", "transient": False})

@@ -57,7 +57,7 @@ def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
         refusing(api, tmp_path) as refusals,
         running(Operator(api, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting.namespace])),
     ):
-        refusals.unless = "/asrdeployments/"
+        refusals.only = "/jobs/"
         refusals.codes += [500] * 4
         api.apply(manifest(acting.namespace))
         acting.until("Reconciling", ("True", "ApiServerError"), seconds=60)

@@ -25,13 +25,13 @@ class Refusals:
     Attributes:
         kubeconfig: Of this way to the API server.
         codes: HTTP status of the next refusals, oldest first; afterwards all pass.
-        unless: What passes all the same: paths that contain this.
+        only: Refused are paths that contain this; all others pass.
         refused: Method and path of what was refused.
     """
 
     kubeconfig: Path
     codes: list[int] = field(default_factory=list)
-    unless: str = "nothing"
+    only: str = ""
     refused: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -70,7 +70,7 @@ class Proxy(http.server.ThreadingHTTPServer):
     def refusal(self, method: str, path: str) -> int | None:
         """The status that a request is refused with; None if it passes."""
         with self._lock:
-            if method not in CHANGES or not self._refusals.codes or self._refusals.unless in path:
+            if method not in CHANGES or not self._refusals.codes or self._refusals.only not in path:
                 return None
             self._refusals.refused.append((method, path))
             return self._refusals.codes.pop(0)

@@ -51,19 +51,19 @@ def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
 
 
 def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
-    api: ApiServer, acting: Acting, folder: Path, tmp_path: Path
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path
 ) -> None:
     with (
-        refusing(api, tmp_path) as refusals,
-        running(Operator(api, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting.namespace])),
+        refusing(alone, tmp_path) as refusals,
+        running(Operator(alone, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting_alone.namespace])),
     ):
         refusals.only = "/jobs/"
         refusals.codes += [500] * 4
-        api.apply(manifest(acting.namespace))
-        acting.until("Reconciling", ("True", "ApiServerError"), seconds=60)
-        assert acting.condition("Ready") == ("False", "ApiServerError")
-        served(acting)
-        assert acting.condition("Reconciling") is None
+        alone.apply(manifest(acting_alone.namespace))
+        acting_alone.until("Reconciling", ("True", "ApiServerError"), seconds=60)
+        assert acting_alone.condition("Ready") == ("False", "ApiServerError")
+        served(acting_alone)
+        assert acting_alone.condition("Reconciling") is None
 
 
 def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder: Path) -> None:

@@ -116,7 +116,7 @@ class TritonPythonModel:
             self._waiting = [waiting for index, waiting in enumerate(self._waiting) if index not in taken]
             if self._waiting:
                 self._arrived.notify()
-            self._room.notify()
+            self._room.notify_all()
             return batch
 
     def _answer(self, batch: Sequence[_Waiting], outputs: Any, samples: int, taken_at: float) -> None:  # noqa: ANN401
@@ -129,11 +129,11 @@ class TritonPythonModel:
                 pb_utils.InferenceResponse(transcript_tensors(transcript, waiting.wanted))
                 for waiting, transcript in zip(batch, transcripts, strict=True)
             ]
-        except Exception as error:  # noqa: BLE001
+            # Counted first: whoever has an answer finds it in the metrics.
+            self._count(batch, samples, taken_at)
+        except Exception as error:  # noqa: BLE001 (nobody looks at what a thread of the pool raises)
             self._fail(batch, error)
             return
-        # Counted first: whoever has an answer finds it in the metrics.
-        self._count(batch, samples, taken_at)
         for waiting, response in zip(batch, responses, strict=True):
             _answer(waiting.sender, response)
 

@@ -452,7 +452,7 @@ class Batching(ApiModel):
     max_batch_size: Annotated[int, Field(ge=1, le=512)] | None = None
     """Largest batch at the acoustic model; not more than it was built for."""
     queue_delay_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """How long the ensembles wait for company of a request. The model that clients use needs no delay."""
+    """How long the ensemble over ONNX Runtime waits for company. The model that clients use needs no delay."""
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     """How many batches the acoustic model works on at once."""
 

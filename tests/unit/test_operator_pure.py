@@ -90,7 +90,8 @@ def test_a_listing_drops_what_a_watch_has_missed_and_nothing_that_has_come_since
     store = Store()
     store.put("Job", body("Job", "gone", 1, "english"))
     store.put("Job", body("Job", "new", 9, "english"))
-    store.replace("Job", [body("Job", "here", 2, "english")], 5)
+    store.put("Job", body("Job", "here", 2, "english"))
+    store.retain("Job", {("n", "here")}, 5)
     assert [item["metadata"]["name"] for item in store.owned("english", "Job")] == ["here", "new"]
 
 

@@ -59,7 +59,7 @@ class Operator:
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:  # noqa: ANN401 (kopf's)
         """Set kopf up, read everything, and begin to work."""
         configure(settings)
-        # Each pass has a thread, and so have the resync and the look for kinds; asyncio's own number goes by the machine's cores.
+        # Each pass has a thread, and so have the resync and the look for kinds; asyncio's own number goes by the cores.
         threads = ThreadPoolExecutor(self.settings.workers + 2, thread_name_prefix="pass")
         asyncio.get_running_loop().set_default_executor(threads)
         for delay in (*FIRST_SYNC_BACKOFF, None):

@@ -274,7 +274,7 @@ def main(
     }
     with tempfile.TemporaryDirectory() as temporary, ApiServer(Path(temporary) / "server") as server:
         server.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
-        server.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+        server.wait_for_definitions()
         fleet = Fleet(server, resources)
         fleet.prepare()
         operator = Operator(server, Path(temporary) / "operator", resyncSeconds=RESYNC_SECONDS)

@@ -69,7 +69,7 @@ def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
 def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder: Path) -> None:
     with ApiServer(tmp_path / "server") as api:
         api.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
-        api.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+        api.wait_for_definitions()
         add_nodes(api, node("acted"))
         api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "speech", "labels": RESTRICTED}})
         acting = Acting(api, "speech")

@@ -21,8 +21,8 @@ from asr_operator.store import Key, Store, key_of
 
 Object = dict[str, Any]
 
-PAGE = 500
-"""Objects of one answer to a listing."""
+PAGE = 100
+"""Objects of one answer to a listing: parsed, five hundred would take as much memory as all else."""
 TIMEOUT = (10, 30)
 """Seconds to connect, and to wait for an answer."""
 APPLY = "application/apply-patch+yaml"

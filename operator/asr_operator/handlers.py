@@ -11,7 +11,7 @@ import kopf
 from asr_operator import metrics, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.api.base import GROUP
-from asr_operator.cluster import KINDS, PAGE, Cluster
+from asr_operator.cluster import KINDS, Cluster
 from asr_operator.errors import TransientError
 from asr_operator.queue import KeyedQueue
 from asr_operator.reconcile import Reconciler
@@ -21,6 +21,8 @@ from asr_operator.store import Key, Store
 LOG = logging.getLogger(__name__)
 RECONCILE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
+CHUNK = 50
+"""Objects of one answer to kopf's listings: all kinds are listed at once, and a parsed object takes 60 KB."""
 KINDS_SECONDS = 15.0
 """Between two looks for kinds that the cluster does not know yet; each is one small request a kind."""
 UNTOLD_FAILURES = 2
@@ -94,7 +96,7 @@ class Operator:
         keys = {(seen["metadata"]["namespace"], seen["metadata"]["name"])} if param == api.KIND else set()
         if type == "DELETED":
             keys |= self.store.owners(seen)
-            self.store.drop(param, seen)
+            self.store.drop(param, seen, ended=True)
         elif self.store.put(param, seen):
             keys |= self.store.owners(seen)
         else:
@@ -171,7 +173,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.scanning.disabled = True  # no rights to read namespaces and CRDs are asked for
     settings.watching.server_timeout = 300  # a watch that says nothing is begun anew
     settings.watching.connect_timeout = 10
-    settings.watching.chunk_size = PAGE
+    settings.watching.chunk_size = CHUNK
     for kind in KINDS.values():
         if kind.selected:
             # Without it every pod of the cluster would come here, and stay in memory.

@@ -13,6 +13,9 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a resource."""
 
+REMEMBERED_ENDS = 10_000
+"""Objects whose end is remembered: more than can end while a listing goes on."""
+
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -39,11 +42,15 @@ class Store:
         self._objects: dict[str, dict[Key, Kept]] = {}
         self._children: dict[str, set[tuple[str, Key]]] = {}
         """By parent."""
+        self._ended: dict[str, None] = {}
+        """Uids, the oldest first."""
 
     def put(self, kind: str, body: Object) -> bool:
         """Keep an object, unless this version of it or a newer one is here; returns whether it is news."""
         key, uid, version = key_of(body), _uid(body), _version(body)
         with self._lock:
+            if uid in self._ended:
+                return False
             objects = self._objects.setdefault(kind, {})
             former = objects.get(key)
             if former is not None and former.uid == uid and former.version >= version:
@@ -56,12 +63,17 @@ class Store:
                 self._children.setdefault(parent, set()).add((kind, key))
             return True
 
-    def drop(self, kind: str, body: Object) -> None:
-        """Forget an object that is gone."""
+    def drop(self, kind: str, body: Object, *, ended: bool = False) -> None:
+        """Forget an object. If it has ended, a listing that began before does not bring it back."""
+        uid = _uid(body)
         with self._lock:
             former = self._objects.get(kind, {}).get(key_of(body))
-            if former is not None and former.uid == _uid(body):
+            if former is not None and former.uid == uid:
                 self._forget(kind, key_of(body), former)
+            if ended:
+                self._ended[uid] = None
+                if len(self._ended) > REMEMBERED_ENDS:
+                    del self._ended[next(iter(self._ended))]
 
     def retain(self, kind: str, listed: Collection[Key], version: int) -> None:
         """Forget all objects of a kind but those that a listing at `version` has found, and those that came since."""

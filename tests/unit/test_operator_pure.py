@@ -102,6 +102,14 @@ def test_the_same_version_is_no_news() -> None:
     assert store.put("Job", body("Job", "j", 6))
 
 
+def test_a_listing_that_began_before_does_not_bring_back_what_has_ended() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 5))
+    store.drop("Job", body("Job", "j", 7), ended=True)
+    assert not store.put("Job", body("Job", "j", 5))
+    assert store.get("Job", ("n", "j")) is None
+
+
 def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:
     store = Store()
     former = body("Job", "j", 1)

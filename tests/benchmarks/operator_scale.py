@@ -27,12 +27,12 @@ from typing import Annotated, Any
 
 import kubernetes
 import typer
+from kubernetes.dynamic import DynamicClient
 from rich.console import Console
 
-from asr_operator import crd
+from asr_operator import crd, names
 from asr_operator.api import v1alpha1 as api
-from asr_operator.api.base import GROUP
-from asr_operator.names import OPERATOR
+from asr_operator.cluster import KINDS, RESOURCE
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import until
 from tests.support.operator import Operator, manifest
@@ -42,9 +42,9 @@ THREADS = 16
 IDLE_SECONDS, SETTLED_SECONDS, AFTERWARDS_SECONDS = 20, 90, 30
 RESYNC_SECONDS = 60
 """Ten times as often as by default, so that some lie within the measured time."""
+POLL_SECONDS = 2
 PATIENCE_SECONDS = 900
 DIGEST = "a" * 64
-MANAGED = "app.kubernetes.io/managed-by=asr-operator"
 Object = dict[str, Any]
 console = Console(stderr=True, highlight=False)
 
@@ -58,12 +58,22 @@ class Fleet:
         configuration = kubernetes.client.Configuration()
         kubernetes.config.load_kube_config(str(server.kubeconfig), client_configuration=configuration)
         configuration.connection_pool_maxsize = THREADS
-        client = kubernetes.client.ApiClient(configuration)
-        self.custom = kubernetes.client.CustomObjectsApi(client)
-        self.batch = kubernetes.client.BatchV1Api(client)
-        self.apps = kubernetes.client.AppsV1Api(client)
-        self.core = kubernetes.client.CoreV1Api(client)
+        self.client = DynamicClient(kubernetes.client.ApiClient(configuration), discoverer=lambda *_: None)
         self.namespaces = [f"bench-{number}" for number in range(NAMESPACES)]
+
+    def ask(self, method: str, path: str, body: object = None, **query: str) -> Any:  # noqa: ANN401 (any JSON)
+        """A request as plain as it can be: this program and the operator share the machine."""
+        content = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        response = self.client.request(
+            method,
+            path,
+            body=body,
+            query_params=list(query.items()),
+            header_params={},
+            content_type=content,
+            serialize=False,
+        )
+        return json.loads(response.data)
 
     def each(self, work: Callable[[Any], object], items: Iterable[Any]) -> None:
         """Do it for all, many at once; fails when one fails."""
@@ -86,66 +96,80 @@ class Fleet:
             source = {"objectStore": {"uri": f"s3://models/{number}.nemo"}}
             namespace = self.namespaces[number % NAMESPACES]
             body = manifest(namespace, f"model-{number}", model={"name": f"model_{number}", "source": source})
-            self.custom.create_namespaced_custom_object(GROUP, api.VERSION, namespace, api.PLURAL, body)
+            self.ask("POST", RESOURCE.path(namespace), body)
 
         self.each(create, range(self.resources))
 
-    def jobs(self) -> list[Any]:
-        return list(self.batch.list_job_for_all_namespaces(label_selector=MANAGED).items)
+    def all(self, kind: str) -> list[Object]:
+        """The operator's objects of a kind, out of the API server's cache."""
+        query = {"resourceVersion": "0"} | ({"labelSelector": names.MANAGED} if KINDS[kind].selected else {})
+        return list(self.ask("GET", KINDS[kind].path(), **query)["items"])
 
-    def deployments(self) -> list[Any]:
-        return list(self.apps.list_deployment_for_all_namespaces(label_selector=MANAGED).items)
+    def until_all(self, count: Callable[[], int], what: str) -> None:
+        """Wait until it is all resources; asked seldom, for it costs both sides."""
+
+        def there() -> bool:
+            time.sleep(POLL_SECONDS)
+            return count() == self.resources
+
+        until(there, what, seconds=PATIENCE_SECONDS)
 
     def build(self) -> None:
         """All Jobs end well, and their pods say what they have published."""
         now = stamp()
 
-        def end(job: Any) -> None:  # noqa: ANN401 (the client's type)
-            name, namespace = job.metadata.name, job.metadata.namespace
+        def end(job: Object) -> None:
+            name, namespace = job["metadata"]["name"], job["metadata"]["namespace"]
             digest = secrets.token_hex(32)
             told = {"engine": "OnnxRuntime", "manifestSha256": digest, "uri": f"s3://asr-models/prod/{digest}"}
-            owner = {"apiVersion": "batch/v1", "kind": "Job", "name": name, "uid": job.metadata.uid, "controller": True}
-            labels = dict(job.spec.template.metadata.labels) | {"batch.kubernetes.io/job-name": name}
+            owner = {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "name": name,
+                "uid": job["metadata"]["uid"],
+                "controller": True,
+            }
+            labels = job["spec"]["template"]["metadata"]["labels"] | {"batch.kubernetes.io/job-name": name}
             self.pod(namespace, f"{name}-1", labels, {}, owner)
             ended = {"exitCode": 0, "reason": "Completed", "message": json.dumps(told), "finishedAt": now}
             status = {"phase": "Succeeded", "containerStatuses": [container("build", {"terminated": ended})]}
-            self.core.patch_namespaced_pod_status(f"{name}-1", namespace, {"status": status})
+            self.ask("PATCH", KINDS["Pod"].path(namespace, f"{name}-1", "status"), {"status": status})
             conditions = [condition("SuccessCriteriaMet", now), condition("Complete", now)]
             done = {"startTime": now, "completionTime": now, "succeeded": 1, "conditions": conditions}
-            self.batch.patch_namespaced_job_status(name, namespace, {"status": done})
+            self.ask("PATCH", KINDS["Job"].path(namespace, name, "status"), {"status": done})
 
-        self.each(end, self.jobs())
+        self.each(end, self.all("Job"))
 
     def serve(self) -> None:
         """All pods of Deployments as they are now are ready."""
 
-        def ready(deployment: Any) -> None:  # noqa: ANN401
-            name, namespace = deployment.metadata.name, deployment.metadata.namespace
-            template = deployment.spec.template.metadata
-            pod = f"{name}-{template.annotations['asr-operator.dev/revision']}"
-            self.pod(namespace, pod, template.labels, template.annotations, None)
+        def ready(deployment: Object) -> None:
+            name, namespace = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
+            template = deployment["spec"]["template"]["metadata"]
+            pod = f"{name}-{template['annotations'][names.REVISION_ANNOTATION]}"
+            self.pod(namespace, pod, template["labels"], template["annotations"], None)
             status: Object = {
                 "phase": "Running",
                 "conditions": [condition("Ready", stamp())],
                 "containerStatuses": [container("triton", {"running": {}}, ready=True)],
             }
-            self.core.patch_namespaced_pod_status(pod, namespace, {"status": status})
+            self.ask("PATCH", KINDS["Pod"].path(namespace, pod, "status"), {"status": status})
             counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), 1)
             progressing = condition("Progressing", stamp()) | {"reason": "NewReplicaSetAvailable"}
             whole: Object = dict(counts) | {
-                "observedGeneration": deployment.metadata.generation,
+                "observedGeneration": deployment["metadata"]["generation"],
                 "conditions": [progressing],
             }
-            self.apps.patch_namespaced_deployment_status(name, namespace, {"status": whole})
+            self.ask("PATCH", KINDS["Deployment"].path(namespace, name, "status"), {"status": whole})
 
-        self.each(ready, self.deployments())
+        self.each(ready, self.all("Deployment"))
 
     def pod(self, namespace: str, name: str, labels: Object, annotations: Object, owner: Object | None) -> None:
         """A pod as small as it can be."""
         metadata: Object = {"name": name, "labels": labels, "annotations": annotations}
         metadata |= {"ownerReferences": [owner]} if owner else {}
         spec = {"containers": [{"name": "x", "image": "none"}]}
-        self.core.create_namespaced_pod(namespace, {"metadata": metadata, "spec": spec})
+        self.ask("POST", KINDS["Pod"].path(namespace), {"metadata": metadata, "spec": spec})
 
     def change(self) -> None:
         """Change every resource, so that its pods change."""
@@ -153,25 +177,22 @@ class Fleet:
         def change(number: int) -> None:
             namespace = self.namespaces[number % NAMESPACES]
             patch = {"spec": {"pools": [{"name": "cpu", "podLabels": {"changed": "yes"}}]}}
-            self.custom.patch_namespaced_custom_object(
-                GROUP, api.VERSION, namespace, api.PLURAL, f"model-{number}", patch
-            )
+            self.ask("PATCH", RESOURCE.path(namespace, f"model-{number}"), patch)
 
         self.each(change, range(self.resources))
 
     def ready(self) -> int:
         """How many resources are Ready in their newest generation."""
-        found = self.custom.list_cluster_custom_object(GROUP, api.VERSION, api.PLURAL)["items"]
         return sum(
             item["type"] == "Ready"
             and item["status"] == "True"
             and item["observedGeneration"] == each["metadata"]["generation"]
-            for each in found
+            for each in self.all(api.KIND)
             for item in each.get("status", {}).get("conditions", ())
         )
 
     def all_ready(self) -> None:
-        until(lambda: self.ready() == self.resources, "all to be ready", seconds=PATIENCE_SECONDS)
+        self.until_all(self.ready, "all to be ready")
 
     def writes(self) -> Counter[str]:
         """What the operator has asked to change so far: by verb and kind."""
@@ -179,7 +200,7 @@ class Fleet:
             f"{item['verb']} {item['objectRef']['resource']}"
             + (f"/{item['objectRef']['subresource']}" if "subresource" in item["objectRef"] else "")
             for item in self.server.writes()
-            if item.get("userAgent") == OPERATOR
+            if item.get("userAgent") == names.OPERATOR
         )
 
 
@@ -301,12 +322,12 @@ def measure(fleet: Fleet, operator: Operator, found: Object) -> None:
 
     watch = Watch(operator)
     fleet.create()
-    until(lambda: len(fleet.jobs()) == fleet.resources, "all Jobs", seconds=PATIENCE_SECONDS)
+    fleet.until_all(lambda: len(fleet.all("Job")), "all Jobs")
     found["created_to_jobs"] = told(watch)
 
     watch, before = Watch(operator), metrics(operator)
     fleet.build()
-    until(lambda: len(fleet.deployments()) == fleet.resources, "all Deployments", seconds=PATIENCE_SECONDS)
+    fleet.until_all(lambda: len(fleet.all("Deployment")), "all Deployments")
     fleet.serve()
     fleet.all_ready()
     found["built_to_ready"] = told(watch) | passes(before, metrics(operator))
@@ -335,7 +356,7 @@ def measure(fleet: Fleet, operator: Operator, found: Object) -> None:
 
     watch, before, written = Watch(operator), metrics(operator), fleet.writes()
     fleet.change()
-    until(lambda: changed(fleet) == fleet.resources, "every Deployment to change", seconds=PATIENCE_SECONDS)
+    fleet.until_all(lambda: changed(fleet), "every Deployment to change")
     rolled = told(watch)
     fleet.serve()
     fleet.all_ready()
@@ -345,7 +366,7 @@ def measure(fleet: Fleet, operator: Operator, found: Object) -> None:
 
 def changed(fleet: Fleet) -> int:
     """Deployments whose pods are to have the new label."""
-    return sum("changed" in item.spec.template.metadata.labels for item in fleet.deployments())
+    return sum("changed" in item["spec"]["template"]["metadata"]["labels"] for item in fleet.all("Deployment"))
 
 
 def told(watch: Watch) -> Object:

@@ -1,7 +1,7 @@
 """Whether a live object is what the operator wants it to be. Pure.
 
-Only what the operator wants is looked at: what others have added (defaults, sidecars, status) is theirs. Types are asked
-for as JSON has them: with abstract ones a comparison takes 1.7 times as long, and there is one for each child at each pass.
+Only what the operator wants is looked at: what others have added (defaults, sidecars, status) is theirs. Types are
+asked for as JSON has them: with abstract ones a comparison, one for each child at each pass, takes 1.7 times as long.
 """
 
 from collections.abc import Sequence

@@ -79,8 +79,8 @@ Retries = Annotated[
     typer.Option(
         min=0,
         max=100,
-        help="How often a request is sent again whose server is lost, after growing pauses of up to 8 s. Never one that "
-        "the server refuses or is too slow for.",
+        help="How often a request is sent again whose server is lost, after growing pauses of up to 8 s. One that the "
+        "server refuses or is too slow for is not.",
     ),
 ]
 

@@ -12,7 +12,6 @@ does: the cluster has one node, and nobody else could take its pods. Writes `not
 import json
 import os
 import platform as machine_platform
-import signal
 import tempfile
 import threading
 import time
@@ -23,21 +22,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import kubernetes
 import numpy as np
 import typer
 from rich.console import Console
 
 from tests.cluster.cluster import CTR, Cluster
-from tests.cluster.components import DOMAIN
 from tests.cluster.images import reference
 from tests.cluster.machine import ClusterError, until
 from tests.support import platform
-from tests.support.load import Load, Pcm, Sent, steady, utterances
+from tests.support.fleet import Fleet, ready
+from tests.support.load import Pcm, Sent, steady, utterances
 from tests.support.platform import Speech
 
 NAME, MODEL, NAMESPACE = "english", "english_stt", "speech"
-SERVERS = f"app.kubernetes.io/component=server,app.kubernetes.io/instance={NAME}"
 OPERATOR = ("-n", platform.OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=asr-operator")
 CLIENTS, PAUSE_SECONDS = 4, 0.25
 """By each way. Two cores serve, measure and send: the load is steady, not heavy."""
@@ -45,7 +42,6 @@ QUIET_SECONDS = 10.0
 """Before a change, so that it meets connections of all ages, and after it."""
 MODEL_SECONDS, OTHER_MODEL_SECONDS = 40, 39
 """Longest audio of the two artifacts: their recipes differ, their texts do not."""
-PATIENCE_SECONDS = 400.0
 Object = dict[str, Any]
 console = Console(stderr=True, highlight=False)
 
@@ -70,62 +66,6 @@ class Watch:
     """How many pods there were: seconds, ready, starting, ending."""
 
     samples: list[tuple[float, int, int, int]] = field(default_factory=list)
-
-
-class Fleet:
-    """The served AsrDeployment."""
-
-    def __init__(self, speech: Speech) -> None:
-        self.speech, self.cluster = speech, speech.cluster
-        self.spec: Object = {"pools": [{"name": "cpu", "replicas": 2}], "audio": {"maxSeconds": MODEL_SECONDS}}
-        self.loads: list[Load] = []
-        configuration = kubernetes.client.Configuration()
-        kubernetes.config.load_kube_config(str(self.cluster.kubeconfig), client_configuration=configuration)
-        self.core = kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(configuration))
-
-    @property
-    def addresses(self) -> dict[str, str]:
-        """The two ways in, for a program outside the cluster: it asks the cluster's DNS itself."""
-        dns = self.cluster.get("service", "kube-dns", "-n", "kube-system")["spec"]["clusterIP"]
-        return {
-            "headless": f"dns://{dns}/{NAME}-headless.{NAMESPACE}.svc.{DOMAIN}:8001",
-            "service": platform.address(self.cluster, NAMESPACE, NAME),
-        }
-
-    def pods(self) -> list[Any]:
-        """All pods that serve, those that end, too."""
-        return list(self.core.list_namespaced_pod(NAMESPACE, label_selector=SERVERS).items)
-
-    def apply(self, **spec: object) -> None:
-        """Change the resource."""
-        self.spec |= spec
-        self.speech.apply(NAME, **self.spec)
-
-    def pool(self, **more: object) -> None:
-        """Change its pool."""
-        (pool,) = self.spec["pools"]
-        self.apply(pools=[pool | more])
-
-    def settled(self, replicas: int, gone: Sequence[str] = ()) -> bool:
-        """Whether so many pods are ready, none of those that should be gone is there, and none is coming or going."""
-        pods = self.pods()
-        return (
-            len(pods) == replicas
-            and all(_ready(pod) and pod.metadata.deletion_timestamp is None for pod in pods)
-            and not {pod.metadata.uid for pod in pods} & set(gone)
-        )
-
-    def settle(self, replicas: int, gone: Sequence[str] = ()) -> None:
-        """Wait for that."""
-        until(lambda: self.settled(replicas, gone), f"{replicas} pods alone", seconds=PATIENCE_SECONDS)
-
-    def uids(self) -> list[str]:
-        """Of the pods that are there."""
-        return [pod.metadata.uid for pod in self.pods()]
-
-
-def _ready(pod: Any) -> bool:  # noqa: ANN401 (the client's type)
-    return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or ())
 
 
 def scale_up(fleet: Fleet) -> int:
@@ -170,28 +110,15 @@ def another_template(fleet: Fleet) -> int:
 
 def pod_deletion(fleet: Fleet) -> int:
     """One of two pods is deleted."""
-    victim = fleet.pods()[0].metadata
-    fleet.core.delete_namespaced_pod(victim.name, NAMESPACE)
-    fleet.settle(2, [victim.uid])
+    fleet.settle(2, [fleet.delete_pod()])
     return 0
 
 
 def node_drain(fleet: Fleet) -> int:
     """All pods are evicted, as far and as soon as the budget lets them."""
-    pods = [pod.metadata for pod in fleet.pods()]
-    waiting = list(pods)
-    while waiting:
-        eviction = kubernetes.client.V1Eviction(
-            metadata=kubernetes.client.V1ObjectMeta(name=waiting[0].name, namespace=NAMESPACE)
-        )
-        try:
-            fleet.core.create_namespaced_pod_eviction(waiting[0].name, NAMESPACE, eviction)
-            waiting.pop(0)
-        except kubernetes.client.ApiException as error:
-            if error.status != 429:
-                raise
-            time.sleep(5)  # as kubectl does
-    fleet.settle(2, [pod.uid for pod in pods])
+    old = fleet.uids()
+    fleet.evict_all()
+    fleet.settle(2, old)
     return 0
 
 
@@ -206,24 +133,11 @@ def operator_restart(fleet: Fleet) -> int:
 
 def sigkill(fleet: Fleet) -> int:
     """The server of one of two pods is killed; its container starts again. What was in flight may fail."""
-    victim = fleet.pods()[0]
-    (server,) = _processes(victim.metadata.uid, b"tritonserver")
     in_flight = sum(load.in_flight for load in fleet.loads)
-    os.kill(server, signal.SIGKILL)
+    fleet.kill_server()
     until(lambda: not fleet.settled(2), "the kill to be seen", seconds=60)
     fleet.settle(2)
     return in_flight
-
-
-def _processes(pod: str, program: bytes) -> list[int]:
-    """Ids, as this machine counts, of a program's processes in a pod."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            cgroup, command = (folder / "cgroup").read_text(), (folder / "cmdline").read_bytes()
-            if pod in cgroup and command.split(b"\0")[0].endswith(program):
-                found.append(int(folder.name))
-    return found
 
 
 CASES = (
@@ -249,7 +163,7 @@ def watching(fleet: Fleet) -> Iterator[Watch]:
         while not ending.wait(0.5):
             pods = fleet.pods()
             leaving = sum(pod.metadata.deletion_timestamp is not None for pod in pods)
-            ready = sum(_ready(pod) and pod.metadata.deletion_timestamp is None for pod in pods)
+            ready = sum(ready(pod) and pod.metadata.deletion_timestamp is None for pod in pods)
             sample = (ready, len(pods) - ready - leaving, leaving)
             if not watch.samples or watch.samples[-1][1:] != sample:
                 watch.samples.append((round(time.monotonic() - began, 1), *sample))
@@ -311,9 +225,7 @@ def prepare(cluster: Cluster) -> Fleet:
     for name in platform.IMAGES:
         cluster.use_image(name)
     cluster.helm(*platform.INSTALL, seconds=200)
-    cluster.kubectl("delete", "asr", "--all", "-n", NAMESPACE, "--ignore-not-found")
-    cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=180s", seconds=190)
-    fleet = Fleet(Speech(cluster, NAMESPACE, platform.add_namespace(cluster, NAMESPACE)))
+    fleet = Fleet(Speech(cluster, NAMESPACE, platform.add_namespace(cluster, NAMESPACE)), NAME)
     for seconds in (OTHER_MODEL_SECONDS, MODEL_SECONDS):
         fleet.apply(audio={"maxSeconds": seconds})
         fleet.speech.ready(NAME, seconds=900)

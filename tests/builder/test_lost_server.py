@@ -48,14 +48,14 @@ def interrupted(
 
 
 def test_with_retries_a_killed_server_costs_no_request_and_no_transcript(repository: Path) -> None:
-    load, right = interrupted(repository, kill, retries=30)
+    load, right = interrupted(repository, kill, retries=100)
     assert load.errors == []
     assert load.wrong(right) == []
     assert load.retried > 0
 
 
 def test_with_retries_a_stopped_server_costs_no_request_and_no_transcript(repository: Path) -> None:
-    load, right = interrupted(repository, stop, retries=30, in_flight=32)
+    load, right = interrupted(repository, stop, retries=100, in_flight=32)
     assert load.errors == []
     assert load.wrong(right) == []
     assert load.retried > 0
@@ -79,12 +79,12 @@ def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict
         lines = [client.stdout.readline()]
         kill(server)
         with triton.serve(repository, ports=ports):
-            rest, errors = client.communicate(timeout=120)
+            rest, errors = client.communicate(timeout=300)
     return client.returncode, [json.loads(line) for line in [*lines, *rest.splitlines()]], errors
 
 
 def test_asr_transcribe_hides_a_killed_server_and_says_so(repository: Path) -> None:
-    code, results, errors = asr_across_a_kill(repository, "--retries", "30")
+    code, results, errors = asr_across_a_kill(repository, "--retries", "100")
     assert code == 0, errors
     assert [result["file"] for result in results] == FILES * 20
     texts = [result["text"] for result in results]

@@ -61,6 +61,11 @@ def test_what_the_server_refuses_or_is_too_slow_for_is_not_sent_again(status: st
     assert told == []
 
 
+def test_a_server_that_ends_and_has_no_models_any_more_is_lost() -> None:
+    ending = "Request for unknown model: 'english_stt' has no available versions"
+    assert asked([TranscriptionError(ending, "StatusCode.NOT_FOUND")]) == 2
+
+
 def test_an_answer_that_is_no_transcript_is_not_asked_for_again() -> None:
     with pytest.raises(TranscriptionError, match="lacks"):
         asked([TranscriptionError("the answer lacks words")])

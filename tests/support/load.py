@@ -1,6 +1,7 @@
 """Load for tests and benchmarks, and what the server counted of it."""
 
 import asyncio
+import re
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -29,10 +30,16 @@ def utterances(count: int, *, seed: int, shortest: float, longest: float) -> lis
 
 
 def prometheus(ports: triton.Ports) -> dict[str, float]:
-    """The scheduler's counters so far."""
+    """What the scheduler has counted so far, added up over all labels but the upper bounds of histograms (`le`)."""
     with urllib.request.urlopen(f"http://{ports.host}:{ports.metrics}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("asr_")}
+    found: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("asr_"):
+            name, bound = line.split("{")[0], re.search(r'le="[^"]*"', line)
+            key = f"{name}{{{bound[0]}}}" if bound else name
+            found[key] = found.get(key, 0) + float(line.split()[-1])
+    return found
 
 
 @dataclass(slots=True)

@@ -1,11 +1,9 @@
 """Alerts and dashboard: Prometheus' own tool reads them, each alert fires when it should, every metric exists."""
 
 import ast
-import json
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import prometheus_client
 import pytest
@@ -16,11 +14,9 @@ from asr_operator.fleet import Fleet
 from asr_operator.store import Store
 from tests.cluster import machine
 from tests.cluster.cluster import BINARY, PROJECT
-from tests.support.chart import CHART
+from tests.support.monitoring import ALERTS, DASHBOARD, METRIC, queries, rules
 
 PROMTOOL = BINARY.with_name("promtool")
-ALERTS = CHART / "files" / "alerts.yaml"
-DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 TRITONS = {"nv_inference_pending_request_count", "nv_gpu_utilization"}
 """Of Triton's own metrics, as its documentation names them."""
 POD = 'namespace="speech", app_kubernetes_io_instance="english", asr_operator_dev_pool="l4"'
@@ -132,12 +128,6 @@ RECORDED = {
 }
 
 
-def rules(kind: str = "alert") -> list[dict[str, Any]]:
-    """Alerts, or what is recorded."""
-    groups = yaml.safe_load(ALERTS.read_text())["groups"]
-    return [rule for group in groups for rule in group["rules"] if kind in rule]
-
-
 def promtool(*arguments: str) -> str:
     return machine.run([str(PROMTOOL), *arguments], environment={})
 
@@ -196,14 +186,8 @@ def test_every_recording_rule_is_promtool_tests() -> None:
     assert {rule["record"] for rule in rules("record")} == set(RECORDED)
 
 
-def queries() -> list[str]:
-    """The dashboard's, with what Grafana would put in."""
-    found = [target["expr"] for panel in DASHBOARD["panels"] for target in panel.get("targets", ())]
-    return [query.replace("$__rate_interval", "1m").replace("$namespace", ".*") for query in found]
-
-
 def test_prometheus_reads_the_dashboards_queries(tmp_path: Path) -> None:
-    recorded = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries())]
+    recorded = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries().values())]
     path = tmp_path / "rules.yaml"
     path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
     assert f"SUCCESS: {len(recorded)} rules found" in promtool("check", "rules", str(path))
@@ -220,8 +204,8 @@ def test_every_metric_is_one_that_the_operator_or_a_pod_has() -> None:
     }
     known = operators | set(servers["COUNTERS"]) | set(servers["GAUGES"]) | TRITONS | {"up"}
     known |= {f"{name}{suffix}" for name in servers["HISTOGRAMS"] for suffix in ("_bucket", "_sum", "_count")}
-    texts = [rule["expr"] for rule in rules() + rules("record")] + queries()
-    used = {name for text in texts for name in re.findall(r"(?<![:\w])(?:asr_(?!operator_dev)\w+|nv_\w+|up)\b", text)}
+    texts = [rule["expr"] for rule in rules() + rules("record")] + list(queries().values())
+    used = {name for text in texts for name in METRIC.findall(text)}
     assert used - known == set()
     assert len(used) > 12
 

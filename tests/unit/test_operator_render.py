@@ -107,7 +107,7 @@ def test_replicas_are_not_written_where_an_autoscaler_owns_them(body: Object) ->
             assert ("replicas" in child["spec"]) != (child["metadata"]["name"] in scaled)
 
 
-def test_pending_requests_are_those_in_the_scheduler_and_those_before_it_not_the_batches_of_the_acoustic_model() -> None:
+def test_pending_requests_are_those_in_the_scheduler_and_before_it_not_the_batches_of_the_acoustic_model() -> None:
     scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
     found = context(changed(pools=[{"name": "cpu", "autoscaling": scaling}]))
     (scaled,) = [child for child in children(found) if child["kind"] == "ScaledObject"]

@@ -38,8 +38,6 @@ class Fleet(Collector):
         self._counted: dict[str, set[str]] = {"start": set(), "end": set(), "build": set()}
         """Uids of what has been counted."""
         self._undrained: Counter[Key] = Counter()
-        for outcome in ("success", "error"):
-            metrics.BUILDS.labels(outcome)
         for phase in lifetime.Start:
             metrics.STARTS.labels(phase)
 
@@ -82,21 +80,25 @@ class Fleet(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """All metrics, as they are now."""
-        resources = self._store.all(api.KIND)
-        yield from _conditions(resources)
-        yield from _pools(resources, self._store.all("Deployment"))
+        yield from _conditions(self._all(api.KIND))
+        yield from _pools(self._all(api.KIND), self._all("Deployment"))
         undrained = CounterMetricFamily(
             "asr_deployment_undrained_pods",
             "Serving pods that ended without draining: killed, out of memory, or gone by force.",
             labels=RESOURCE_LABELS,
         )
-        known = {key_of(body) for body in resources}
+        known = set(self._store.keys(api.KIND))
         with self._lock:
             for key in self._undrained.keys() - known:
                 del self._undrained[key]
             for key in known:
                 undrained.add_metric(key, self._undrained[key])
         yield undrained
+
+    def _all(self, kind: str) -> Iterable[Object]:
+        for key in self._store.keys(kind):
+            if (body := self._store.get(kind, key)) is not None:
+                yield body
 
 
 def _conditions(resources: Iterable[Object]) -> Iterable[Metric]:

@@ -27,6 +27,12 @@ STARTS = Histogram(
     buckets=(0.5, 1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1200),
 )
 
+OUTCOMES = ("success", "error")
+for _outcome in OUTCOMES:
+    # A counter that comes with its first error would hide it: there is nothing that it has risen from.
+    RECONCILES.labels(_outcome)
+    BUILDS.labels(_outcome)
+
 
 def request(method: str, kind: str, code: int) -> None:
     """Count a request."""

@@ -67,11 +67,6 @@ class Store:
         with self._lock:
             return list(self._objects.get(kind, {}))
 
-    def all(self, kind: str) -> list[Object]:
-        """Of a kind; they are shared, and must not be changed."""
-        with self._lock:
-            return list(self._objects.get(kind, {}).values())
-
     def owned(self, uid: str, kind: str) -> list[Object]:
         """Objects of a kind with this owner, by name."""
         with self._lock:

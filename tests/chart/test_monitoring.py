@@ -196,7 +196,7 @@ def test_prometheus_reads_the_dashboards_queries(tmp_path: Path) -> None:
 def test_every_metric_is_one_that_the_operator_or_a_pod_has() -> None:
     fleet = [family.name for family in Fleet(Store()).collect()]
     families = [family.name for family in prometheus_client.REGISTRY.collect()] + fleet
-    operators = {f"{name}{suffix}" for name in families for suffix in ("", "_total", "_bucket")}
+    operators = {f"{name}{suffix}" for name in families for suffix in ("", "_total", "_bucket", "_count")}
     servers = {
         getattr(node.targets[0], "id", ""): ast.literal_eval(node.value)
         for node in ast.walk(ast.parse((PROJECT / "serving" / "asr_serving" / "metrics.py").read_text()))

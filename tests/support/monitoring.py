@@ -13,6 +13,9 @@ DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 METRIC = re.compile(r"(?<![:\w])(?:asr_(?!operator_dev)\w+|nv_\w+|up)\b")
 """A metric in an expression that is scraped, not recorded."""
 
+RARE = "asr_deployment_problem"
+"""It has series only where something is wrong, each for a reason of its own."""
+
 
 def rules(kind: str = "alert") -> list[dict[str, Any]]:
     """Alerts, or what is recorded."""
@@ -31,3 +34,9 @@ def queries() -> dict[str, str]:
     for variable, value in put.items():
         found = {name: query.replace(variable, value) for name, query in found.items()}
     return found
+
+
+def selectors(expression: str) -> list[str]:
+    """What an expression reads of what is scraped, with its labels."""
+    found = re.finditer(METRIC.pattern + r"(\{[^}]*\})?", expression)
+    return [RARE if match[0].startswith(RARE) else match[0] for match in found]

@@ -97,7 +97,7 @@ WELL = [
     (f"asr_utterances_total{{{POD}}}", "0+100x100"),
     (f"asr_waiting_seconds_total{{{POD}}}", "0+10x100"),
 ]
-RECORDED = {
+RECORDED: dict[str, tuple[Series, dict[str, float]]] = {
     # What is recorded after 10 minutes of these series.
     "pool:asr_audio_seconds:rate2m": (
         [(f'asr_audio_seconds_total{{{POD}, pod="{pod}"}}', "0+600x20") for pod in "ab"],

@@ -2,16 +2,23 @@
 
 All of it adds up over replicas, so that autoscaling and dashboards can divide and compare: padding is
 `1 - asr_audio_seconds_total / asr_padded_audio_seconds_total`, the mean wait
-`asr_waiting_seconds_total / asr_utterances_total`. Each call goes to the server and back: 20 µs on an idle machine, 80
-on a busy one. So everything is counted once for each batch, but for the latencies.
+`asr_waiting_seconds_total / asr_utterances_total`.
+
+Each call to one of Triton's metrics goes to the server and back: 20 µs, and 300 where other threads of the process are
+at work. So whoever counts only adds numbers here, and one thread tells Triton the sums a few times a second. That it is
+one is necessary, too: two threads at one metric at once crash the whole server (Triton 2.51: the metric's shared memory
+is replaced while the server reads it).
 """
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
+PERIOD_SECONDS = 0.1
+"""Between two reports to Triton."""
 COUNTERS = {
     "asr_audio_seconds_total": "Seconds of audio transcribed",
     "asr_padded_audio_seconds_total": "Seconds of audio that the acoustic model computed, padding included",
@@ -26,14 +33,15 @@ HISTOGRAMS = {
     "asr_request_seconds": "Seconds from an utterance's arrival in the scheduler to its answer",
     "asr_batch_utterances": "Utterances in a batch of the acoustic model",
 }
-BUCKETS = {
-    "asr_request_seconds": (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0),
-    "asr_batch_utterances": (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0),
+BOUNDS = {
+    "asr_request_seconds": (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, np.inf),
+    "asr_batch_utterances": (1, 2, 4, 8, 16, 32, 64, 128, 256, np.inf),
 }
+"""Upper bounds of the histograms' buckets. Triton's own histograms take one value a call, so these are counters."""
 
 
 class Metrics:
-    """Metrics of one process of a model, labelled with the model's name.
+    """Metrics of one process of a model, labelled with the model's name. They lag behind by `PERIOD_SECONDS`.
 
     Counters and histograms are shared by all its processes. The gauge has the process as a further label: of a shared
     one, a process that ends would leave behind what it had not answered.
@@ -44,52 +52,79 @@ class Metrics:
     """
 
     def __init__(self, model: str, process: str) -> None:
-        labels, kinds = {"model": model}, pb_utils.MetricFamily
-        self._metrics = {name: _Metric(name, text, kinds.COUNTER, labels) for name, text in COUNTERS.items()}
-        self._metrics |= {
-            name: _Metric(name, text, kinds.GAUGE, labels | {"scheduler": process}) for name, text in GAUGES.items()
-        }
-        self._metrics |= {
-            name: _Metric(name, text, kinds.HISTOGRAM, labels, buckets=list(BUCKETS[name]))
-            for name, text in HISTOGRAMS.items()
-        }
+        labels = {"model": model}
+        self._families: list[Any] = []
+        """Held because Triton deletes a metric together with its family."""
+        self._metrics: dict[tuple[str, float | None], Any] = {}
+        """Of histograms by name and upper bound, the largest first: no smaller bucket may hold more in between."""
+        for name, text in COUNTERS.items():
+            self._metrics[name, None] = self._family(name, text).Metric(labels=labels)
+        for name, text in HISTOGRAMS.items():
+            for part in (f"{name}_sum", f"{name}_count"):
+                self._metrics[part, None] = self._family(part, text).Metric(labels=labels)
+            buckets = self._family(f"{name}_bucket", text)
+            for bound in reversed(BOUNDS[name]):
+                upper = "+Inf" if bound == np.inf else f"{bound:g}"
+                self._metrics[f"{name}_bucket", bound] = buckets.Metric(labels=labels | {"le": upper})
+        ((name, text),) = GAUGES.items()
+        gauge = self._family(name, text, pb_utils.MetricFamily.GAUGE)
+        self._gauge = gauge.Metric(labels=labels | {"scheduler": process})
+        self._gauge.set(0)
+        self._changed = threading.Condition()
+        self._amounts: dict[tuple[str, float | None], float] = {}
         self._pending = 0
-        self.accepted(0)
+        self._told = 0
+        """Of the pending ones, what Triton knows."""
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
+        self._thread.start()
+
+    def _family(self, name: str, text: str, kind: Any = pb_utils.MetricFamily.COUNTER) -> Any:  # noqa: ANN401 (Triton's)
+        family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
+        self._families.append(family)
+        return family
 
     def add(self, **amounts: float) -> None:
         """Add to counters, named without `asr_` and `_total`."""
-        for name, amount in amounts.items():
-            with self._metrics[f"asr_{name}_total"] as metric:
-                metric.increment(amount)
+        self._change({(f"asr_{name}_total", None): amount for name, amount in amounts.items()})
+
+    def observe(self, name: str, values: Sequence[float]) -> None:
+        """Add values to a histogram, named without `asr_`."""
+        bounds = BOUNDS[f"asr_{name}"]
+        counts = (np.asarray(values)[:, None] <= np.asarray(bounds)).sum(axis=0)
+        buckets = {(f"asr_{name}_bucket", bound): float(count) for bound, count in zip(bounds, counts, strict=True)}
+        self._change(buckets | {(f"asr_{name}_sum", None): sum(values), (f"asr_{name}_count", None): len(values)})
 
     def accepted(self, count: int) -> None:
         """So many more utterances wait for their answer; fewer if negative."""
-        with self._metrics["asr_pending_utterances"] as metric:
-            metric.set(self._pending + count)
-            self._pending += count
+        self._change({}, pending=count)
 
-    def observe(self, name: str, values: Iterable[float]) -> None:
-        """Add values to a histogram, named without `asr_`."""
-        with self._metrics[f"asr_{name}"] as metric:
-            for value in values:
-                metric.observe(value)
+    def _change(self, amounts: Mapping[tuple[str, float | None], float], *, pending: int = 0) -> None:
+        with self._changed:
+            for key, amount in amounts.items():
+                self._amounts[key] = self._amounts.get(key, 0.0) + amount
+            self._pending += pending
+            self._changed.notify()
 
+    def close(self) -> None:
+        """Tell what has not been told yet, and end."""
+        self._ending.set()
+        with self._changed:
+            self._changed.notify()
+        self._thread.join()
 
-class _Metric:
-    """One metric of Triton, to be used by one thread at a time.
-
-    Two threads at one metric crash the server (Triton 2.51: the metric's shared memory is replaced while it reads it).
-    """
-
-    def __init__(self, name: str, description: str, kind: Any, labels: dict[str, str], **more: Any) -> None:  # noqa: ANN401
-        # The family is held because Triton deletes a metric together with its family.
-        self._family = pb_utils.MetricFamily(name=name, description=description, kind=kind)
-        self._metric = self._family.Metric(labels=labels, **more)
-        self._lock = threading.Lock()
-
-    def __enter__(self) -> Any:  # noqa: ANN401 (Triton's)
-        self._lock.acquire()
-        return self._metric
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def _work(self) -> None:
+        while not self._ending.is_set():
+            with self._changed:
+                self._changed.wait_for(lambda: self._amounts or self._pending != self._told or self._ending.is_set())
+                amounts, self._amounts = self._amounts, {}
+                pending = self._pending
+            try:
+                for key, metric in self._metrics.items():
+                    if amount := amounts.get(key):
+                        metric.increment(amount)
+                self._gauge.set(pending)
+            except Exception as error:  # noqa: BLE001 (Triton raises its own types; the next report may do)
+                pb_utils.Logger.log_error(f"metrics could not be told: {error}")
+            self._told = pending
+            self._ending.wait(PERIOD_SECONDS)

@@ -89,6 +89,7 @@ class TritonPythonModel:
         self._answering.shutdown()
         for waiting in self._waiting:
             _answer(waiting.sender, _error("the server is stopping", pb_utils.TritonError.UNAVAILABLE))
+        self._metrics.close()
 
     def _work(self) -> None:
         batches = audio.Batches()
@@ -131,26 +132,19 @@ class TritonPythonModel:
                 pb_utils.InferenceResponse(transcript_tensors(transcript, waiting.wanted))
                 for waiting, transcript in zip(batch, transcripts, strict=True)
             ]
-            # Counted first: whoever has an answer finds it in the metrics.
-            self._count(batch, samples, taken_at)
         except Exception as error:  # noqa: BLE001 (nobody looks at what a thread of the pool raises)
             self._fail(batch, error)
             return
         for waiting, response in zip(batch, responses, strict=True):
             _answer(waiting.sender, response)
-        # Counted last: that is a call for each utterance, and nobody is to wait for them.
-        now = time.monotonic()
-        try:
-            self._metrics.observe("request_seconds", [now - waiting.since for waiting in batch])
-        except Exception as error:  # noqa: BLE001 (this may be a worker, which is to go on)
-            pb_utils.Logger.log_error(f"latencies could not be counted: {error}")
+        self._count(batch, samples, taken_at)
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        self._metrics.add(failed=len(batch))
-        self._metrics.accepted(-len(batch))
         response = _error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)
         for waiting in batch:
             _answer(waiting.sender, response)
+        self._metrics.add(failed=len(batch))
+        self._metrics.accepted(-len(batch))
 
     def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
         self._metrics.add(
@@ -161,6 +155,8 @@ class TritonPythonModel:
             waiting_seconds=sum(taken_at - item.since for item in batch),
         )
         self._metrics.observe("batch_utterances", [len(batch)])
+        now = time.monotonic()
+        self._metrics.observe("request_seconds", [now - item.since for item in batch])
         self._metrics.accepted(-len(batch))
 
     def _call_acoustic(self, inputs: list[Any]) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)

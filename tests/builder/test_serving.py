@@ -22,7 +22,7 @@ from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
 from tests.cluster.machine import until
-from tests.support.load import Pcm, prometheus, utterances
+from tests.support.load import Pcm, prometheus, settled, utterances
 from tests.support.programs import program
 
 MODELS = ("english_stt", "ensemble_english_stt")
@@ -151,7 +151,7 @@ def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(
     model = asyncio.run(statistics())
     # Triton's own figures, with the two warm-up requests of the model in them.
     assert model.inference_count / model.execution_count >= 12
-    counters = prometheus(fresh_server.ports)
+    counters = settled(fresh_server.ports)
     assert counters["asr_utterances_total"] == len(signals)
     assert counters["asr_audio_seconds_total"] / counters["asr_padded_audio_seconds_total"] >= 0.8
 
@@ -168,9 +168,7 @@ def test_what_waits_how_long_and_in_which_batches_adds_up_over_the_processes_of_
         # In the processes, that is: Triton's own queue has passed them on.
         until(lambda: prometheus(server.ports)["asr_pending_utterances"] > 64, "many to wait", seconds=60)
         assert not [text for text in sent.result(120) if text.startswith("failed")]
-        # Latencies are counted after the answers.
-        until(lambda: prometheus(server.ports)["asr_request_seconds_count"] == len(signals), "latencies", seconds=10)
-        counted = prometheus(server.ports)
+        counted = settled(server.ports)
     assert counted["asr_pending_utterances"] == 0
     assert counted["asr_utterances_total"] == counted["asr_batch_utterances_sum"] == len(signals)
     assert counted["asr_batches_total"] == counted["asr_batch_utterances_count"] < len(signals)

@@ -197,10 +197,11 @@ def test_every_metric_is_one_that_the_operator_or_a_pod_has() -> None:
     fleet = [family.name for family in Fleet(Store()).collect()]
     families = [family.name for family in prometheus_client.REGISTRY.collect()] + fleet
     operators = {f"{name}{suffix}" for name in families for suffix in ("", "_total", "_bucket", "_count")}
+    kinds = ("COUNTERS", "GAUGES", "HISTOGRAMS")
     servers = {
-        getattr(node.targets[0], "id", ""): ast.literal_eval(node.value)
+        node.targets[0].id: ast.literal_eval(node.value)
         for node in ast.walk(ast.parse((PROJECT / "serving" / "asr_serving" / "metrics.py").read_text()))
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and isinstance(node.targets[0], ast.Name)
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in kinds
     }
     known = operators | set(servers["COUNTERS"]) | set(servers["GAUGES"]) | TRITONS | {"up"}
     known |= {f"{name}{suffix}" for name in servers["HISTOGRAMS"] for suffix in ("_bucket", "_sum", "_count")}

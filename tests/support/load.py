@@ -3,6 +3,7 @@
 import asyncio
 import re
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ def utterances(count: int, *, seed: int, shortest: float, longest: float) -> lis
 
 
 def prometheus(ports: triton.Ports) -> dict[str, float]:
-    """What the scheduler has counted so far, added up over all labels but the upper bounds of histograms (`le`)."""
+    """What the scheduler has told so far, added up over all labels but the upper bounds of histograms (`le`)."""
     with urllib.request.urlopen(f"http://{ports.host}:{ports.metrics}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
     found: dict[str, float] = {}
@@ -40,6 +41,16 @@ def prometheus(ports: triton.Ports) -> dict[str, float]:
             key = f"{name}{{{bound[0]}}}" if bound else name
             found[key] = found.get(key, 0) + float(line.split()[-1])
     return found
+
+
+def settled(ports: triton.Ports) -> dict[str, float]:
+    """What the scheduler has counted when nothing more is going on: it tells of it a little later."""
+    found = prometheus(ports)
+    while True:
+        time.sleep(0.5)
+        if (later := prometheus(ports)) == found:
+            return found
+        found = later
 
 
 @dataclass(slots=True)

@@ -1,5 +1,6 @@
 """What Prometheus can ask about each AsrDeployment: read from the store at each scrape, nothing is kept in step."""
 
+import itertools
 import logging
 import threading
 from collections import Counter
@@ -7,6 +8,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -20,6 +22,9 @@ LOG = logging.getLogger(__name__)
 
 RESOURCE_LABELS = ("namespace", "name")
 POOL_LABELS = (*RESOURCE_LABELS, "pool")
+CPU = "cpuUtilizationPercent"
+SIGNALS = {names.AUDIO_RATE_METRIC: "audioSecondsPerSecond", names.PENDING_METRIC: "pendingRequests"}
+"""Of autoscalers, by the metric that they read."""
 
 
 class Fleet(Collector):
@@ -81,7 +86,8 @@ class Fleet(Collector):
     def collect(self) -> Iterable[Metric]:
         """All metrics, as they are now."""
         yield from _conditions(self._all(api.KIND))
-        yield from _pools(self._all(api.KIND), self._all("Deployment"))
+        autoscalers = itertools.chain(self._all("HorizontalPodAutoscaler"), self._all("ScaledObject"))
+        yield from _pools(self._all("Deployment"), autoscalers)
         undrained = CounterMetricFamily(
             "asr_deployment_undrained_pods",
             "Serving pods that ended without draining: killed, out of memory, or gone by force.",
@@ -121,22 +127,41 @@ def _conditions(resources: Iterable[Object]) -> Iterable[Metric]:
     return states, problems
 
 
-def _pools(resources: Iterable[Object], deployments: Iterable[Object]) -> Iterable[Metric]:
+def _pools(deployments: Iterable[Object], autoscalers: Iterable[Object]) -> Iterable[Metric]:
     wanted = GaugeMetricFamily("asr_pool_wanted_replicas", "Pods that a pool is to have.", labels=POOL_LABELS)
     ready = GaugeMetricFamily("asr_pool_ready_replicas", "Pods of a pool that answer.", labels=POOL_LABELS)
     most = GaugeMetricFamily("asr_pool_max_replicas", "Most pods that a pool may be scaled to.", labels=POOL_LABELS)
     target = GaugeMetricFamily(
-        "asr_pool_target", "Load that each pod of a pool should have.", labels=(*POOL_LABELS, "signal")
+        "asr_pool_target", "Load that each pod of a pool should have, by signal.", labels=(*POOL_LABELS, "signal")
     )
     for body in deployments:
-        labels = body["metadata"]["labels"]
-        key = (body["metadata"]["namespace"], labels.get(names.INSTANCE_LABEL, ""), labels.get(names.POOL_LABEL, ""))
-        wanted.add_metric(key, body["spec"].get("replicas", 1))
-        ready.add_metric(key, body.get("status", {}).get("readyReplicas", 0))
-    for body in resources:
-        for pool in body.get("spec", {}).get("pools", ()):
-            if scaling := pool.get("autoscaling"):
-                most.add_metric((*key_of(body), pool["name"]), scaling["maxReplicas"])
-                for signal, value in scaling.get("target", {}).items():
-                    target.add_metric((*key_of(body), pool["name"], signal), value)
+        wanted.add_metric(_pool_of(body), body["spec"].get("replicas", 1))
+        ready.add_metric(_pool_of(body), body.get("status", {}).get("readyReplicas", 0))
+    for body in autoscalers:
+        spec = body["spec"]
+        most.add_metric(_pool_of(body), spec.get("maxReplicas") or spec.get("maxReplicaCount") or 0)
+        if (found := target_of(body)) is not None:
+            signal, value = found
+            target.add_metric((*_pool_of(body), signal), value)
     return wanted, ready, most, target
+
+
+def _pool_of(body: Object) -> tuple[str, str, str]:
+    labels = body["metadata"]["labels"]
+    return body["metadata"]["namespace"], labels.get(names.INSTANCE_LABEL, ""), labels.get(names.POOL_LABEL, "")
+
+
+def target_of(autoscaler: Object) -> tuple[str, float] | None:
+    """What a HorizontalPodAutoscaler or a ScaledObject of ours scales by, as autoscaling.target of a pool calls it."""
+    spec = autoscaler["spec"]
+    for metric in spec.get("metrics", ())[:1]:
+        if (pods := metric.get("pods")) is not None:
+            return SIGNALS[pods["metric"]["name"]], float(parse_quantity(pods["target"]["averageValue"]))
+        return CPU, float(metric["resource"]["target"]["averageUtilization"])
+    for trigger in spec.get("triggers", ())[:1]:
+        told = trigger["metadata"]
+        if trigger["type"] == "prometheus":
+            audio = names.AUDIO_COUNTER in told["query"]
+            return SIGNALS[names.AUDIO_RATE_METRIC if audio else names.PENDING_METRIC], float(told["threshold"])
+        return CPU, float(told["value"])
+    return None

@@ -152,6 +152,20 @@ def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(engl
     assert written(english)[before:] == []
 
 
+def test_a_pod_that_is_deleted_by_force_is_counted_as_one_that_did_not_drain(
+    english: Speech, prometheus: Prometheus
+) -> None:
+    def undrained() -> float:
+        counter = f'asr_deployment_undrained_pods_total{{namespace="{english.namespace}", name="{NAME}"}}'
+        (found,) = prometheus.query(f"sum({counter})")
+        return float(found["value"][1])
+
+    assert undrained() == 0
+    pod = english.find("pods", f"{SERVERS}={NAME}")[0]["metadata"]["name"]
+    english.cluster.kubectl("delete", "pod", pod, "-n", english.namespace, "--grace-period=0", "--force")
+    until(lambda: undrained() == 1, "the pod to be counted", seconds=60)
+
+
 def written(speech: Speech) -> list[str]:
     """What the operator has changed."""
     account = f"system:serviceaccount:{platform.OPERATOR_NAMESPACE}:asr-operator"

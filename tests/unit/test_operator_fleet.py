@@ -11,7 +11,9 @@ from asr_operator import metrics
 from asr_operator.api import v1alpha1 as api
 from asr_operator.fleet import Fleet
 from asr_operator.lifetime import End, Start, build_of, end_of, start_of
+from asr_operator.render.autoscaler import horizontalpodautoscaler, scaledobject
 from asr_operator.store import Store
+from tests.support.operator_examples import context, example
 
 Object = dict[str, Any]
 BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
@@ -136,7 +138,6 @@ def test_a_build_that_ended_before_the_operator_began_is_not_counted() -> None:
 
 
 def resource(name: str = "english", **conditions: str) -> Object:
-    scaling = {"minReplicas": 1, "maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
     told = [
         {"type": kind, "status": status, "reason": reason}
         for kind, (status, reason) in ((kind, value.split(" ")) for kind, value in conditions.items())
@@ -144,7 +145,7 @@ def resource(name: str = "english", **conditions: str) -> Object:
     return {
         "kind": api.KIND,
         "metadata": {"name": name, "namespace": "n", "uid": name, "resourceVersion": "1"},
-        "spec": {"pools": [{"name": "l4", "autoscaling": scaling}, {"name": "cpu"}]},
+        "spec": {"pools": [{"name": "l4"}]},
         "status": {"conditions": told},
     }
 
@@ -194,17 +195,36 @@ def test_a_resource_that_is_gone_has_no_metrics() -> None:
     assert seen.names() == {"german"}
 
 
-def test_a_pools_replicas_and_what_it_is_scaled_by() -> None:
+def child(kind: str, spec: Object, status: Object | None = None) -> Object:
+    metadata = {"name": "english-l4", "namespace": "n", "uid": kind, "resourceVersion": "1", "labels": LABELS}
+    return {"kind": kind, "metadata": metadata, "spec": spec, "status": status or {}}
+
+
+def test_a_pools_replicas_are_those_of_its_deployment() -> None:
     seen = Seen(resource())
-    metadata = {"name": "english-l4", "namespace": "n", "uid": "d", "resourceVersion": "1", "labels": LABELS}
-    seen.store.put(
-        "Deployment",
-        {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 3}, "status": {"readyReplicas": 2}},
-    )
-    found = {name: seen.value(f"asr_pool_{name}_replicas", pool="l4") for name in ("wanted", "ready", "max")}
-    assert found == {"wanted": 3, "ready": 2, "max": 4}
-    assert seen.value("asr_pool_target", pool="l4", signal="pendingRequests") == 8
-    assert seen.value("asr_pool_max_replicas", pool="cpu") is None
+    seen.store.put("Deployment", child("Deployment", {"replicas": 3}, {"readyReplicas": 2}))
+    assert seen.value("asr_pool_wanted_replicas", pool="l4") == 3
+    assert seen.value("asr_pool_ready_replicas", pool="l4") == 2
+    assert seen.value("asr_pool_max_replicas", pool="l4") is None
+
+
+@pytest.mark.parametrize("provider", ["HPA", "KEDA"])
+@pytest.mark.parametrize(
+    ("signal", "value"), [("pendingRequests", 8), ("audioSecondsPerSecond", 8000), ("cpuUtilizationPercent", 70)]
+)
+def test_what_a_pool_is_scaled_by_is_read_of_its_autoscaler(provider: str, signal: str, value: int) -> None:
+    body = example()
+    scaling = {"minReplicas": 1, "maxReplicas": 4, "target": {signal: value}, "provider": provider}
+    body["spec"]["pools"] = [{"name": "l4", "autoscaling": scaling}]
+    found = context(body)
+    (pool,) = found.spec.pools
+    seen = Seen(resource())
+    for rendered in (horizontalpodautoscaler(found, pool), scaledobject(found, pool)):
+        if rendered is not None:
+            text = json.dumps(rendered["spec"]).replace('"8000"', '"8k"' if provider == "HPA" else '"8000"')
+            seen.store.put(rendered["kind"], child(rendered["kind"], json.loads(text)))  # as the API server writes it
+    assert seen.value("asr_pool_max_replicas", pool="l4") == 4
+    assert seen.value("asr_pool_target", pool="l4", signal=signal) == value
 
 
 def test_a_pod_that_was_killed_counts_once_for_its_resource() -> None:

@@ -67,7 +67,7 @@ class Metrics:
                 upper = "+Inf" if bound == np.inf else f"{bound:g}"
                 self._metrics[f"{name}_bucket", bound] = buckets.Metric(labels=labels | {"le": upper})
         ((name, text),) = GAUGES.items()
-        gauge = self._family(name, text, pb_utils.MetricFamily.GAUGE)
+        gauge = self._family(name, text, "GAUGE")
         self._gauge = gauge.Metric(labels=labels | {"scheduler": process})
         self._gauge.set(0)
         self._changed = threading.Condition()
@@ -79,8 +79,8 @@ class Metrics:
         self._thread = threading.Thread(target=self._work, name="metrics", daemon=True)
         self._thread.start()
 
-    def _family(self, name: str, text: str, kind: Any = pb_utils.MetricFamily.COUNTER) -> Any:  # noqa: ANN401 (Triton's)
-        family = pb_utils.MetricFamily(name=name, description=text, kind=kind)
+    def _family(self, name: str, text: str, kind: str = "COUNTER") -> Any:  # noqa: ANN401 (Triton's)
+        family = pb_utils.MetricFamily(name=name, description=text, kind=getattr(pb_utils.MetricFamily, kind))
         self._families.append(family)
         return family
 

@@ -107,7 +107,7 @@ class Metrics:
             self._changed.notify()
 
     def close(self) -> None:
-        """Tell what has not been told yet, and end."""
+        """End. The server ends too: nobody will ask for what it has not been told yet."""
         self._ending.set()
         with self._changed:
             self._changed.notify()

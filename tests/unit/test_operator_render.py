@@ -107,6 +107,15 @@ def test_replicas_are_not_written_where_an_autoscaler_owns_them(body: Object) ->
             assert ("replicas" in child["spec"]) != (child["metadata"]["name"] in scaled)
 
 
+def test_pending_requests_are_those_in_the_scheduler_and_before_it_not_the_batches_of_the_acoustic_model() -> None:
+    scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
+    found = context(changed(pools=[{"name": "cpu", "autoscaling": scaling}]))
+    (scaled,) = [child for child in children(found) if child["kind"] == "ScaledObject"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert '__name__=~"asr_pending_utterances|nv_inference_pending_request_count"' in trigger["metadata"]["query"]
+    assert f'model="{found.spec.model.name}"' in trigger["metadata"]["query"]
+
+
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(resources)
 def test_a_plan_reaches_only_pods_with_its_gpu_and_its_tensorrt(body: Object) -> None:
@@ -173,6 +182,12 @@ def test_a_pod_has_time_to_leave_and_time_to_end(grace: int) -> None:
     drain = Drain.within(grace)
     assert 0 < drain.age < drain.stay
     assert drain.stay + drain.exit < grace
+
+
+@pytest.mark.parametrize("grace", [90, 91, 300, 3600])
+def test_a_client_that_looks_for_pods_every_30_s_has_left_before_a_pod_ends(grace: int) -> None:
+    drain = Drain.within(grace)
+    assert 1.1 * drain.age + 30 < drain.stay
 
 
 if __name__ == "__main__":

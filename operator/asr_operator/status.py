@@ -226,6 +226,8 @@ def _wanted(item: PoolDecision, seen: Observation) -> int:
     state = seen.pools.get(item.pool.name)
     if state is not None and (item.pool.autoscaling is not None or item.serving is None):
         return state.wanted
+    if item.serving is not None and item.serving.replicas is not None:
+        return item.serving.replicas
     if item.pool.autoscaling is not None:
         return item.pool.autoscaling.min_replicas
     return 1 if item.pool.replicas is None else item.pool.replicas

@@ -31,13 +31,14 @@ def desired(
         found.append(poddisruptionbudget.poddisruptionbudget(context, pool))
         if serving is not None:
             found.append(deployment.deployment(context, pool, serving))
-        scaled = autoscaler.scaledobject(context, pool)
+        artifact = None if serving is None else serving.artifact
+        scaled = autoscaler.scaledobject(context, pool, artifact)
         if scaled is not None and scaled["kind"] not in kinds:
             raise StalledError(
                 Reason.KEDA_MISSING,
                 f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
             )
-        found += [autoscaler.horizontalpodautoscaler(context, pool), scaled]
+        found += [autoscaler.horizontalpodautoscaler(context, pool, artifact), scaled]
     if podmonitor.KIND in kinds:
         found.append(podmonitor.podmonitor(context))
     return [item for item in found if item is not None]

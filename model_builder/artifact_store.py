@@ -340,10 +340,13 @@ def verify_folder(folder: Path, *, reporter: Reporter) -> Manifest:
             if item.is_file() and item != path and "__pycache__" not in item.parts  # Triton compiles the Python models
         }
         _compare_names(found, manifest, str(folder))
-        for name, expected in manifest.files.items():
-            if sha256_of(folder / name) != expected.sha256:
+
+        def check(name: str) -> None:
+            if sha256_of(folder / name) != manifest.files[name].sha256:
                 raise ArtifactError(f"{folder / name} was altered")
-            task.advance(expected.size)
+            task.advance(manifest.files[name].size)
+
+        _in_parallel(check, manifest.files)
     return manifest
 
 

@@ -8,7 +8,7 @@ import signal
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -334,6 +334,18 @@ def fetch(
         Path | None,
         typer.Option(help="Folder to create with the overrides; DEST stays as published.", show_default=False),
     ] = None,
+    shared: Annotated[
+        bool,
+        typer.Option(
+            "--shared",
+            help="DEST lies in a folder that others fetch into, too: wait for them, use what is there and as "
+            "published, remove what nobody uses where its room is needed. Needs --manifest-sha256.",
+        ),
+    ] = False,
+    size_limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="With --shared: bytes that all artifacts there may take.", show_default="its disk's"),
+    ] = None,
     json_log: Json = False,
     termination_log: TerminationLog = None,
 ) -> None:
@@ -341,24 +353,40 @@ def fetch(
 
     With --gpu-product and --tensorrt nothing is downloaded where its plan could not run.
     """
-    from model_builder import artifact_store, driver  # noqa: PLC0415
+    from model_builder import artifact_cache, artifact_store, driver  # noqa: PLC0415
     from model_builder.storage import Storage  # noqa: PLC0415
 
     if (overrides is None) != (repository is None):
         raise typer.BadParameter("--overrides and --repository go together", param_hint="--overrides")
+    if shared and manifest_sha256 is None:
+        raise typer.BadParameter("write which manifest: --manifest-sha256", param_hint="--shared")
+    if size_limit is not None and not shared:
+        raise typer.BadParameter("is for --shared", param_hint="--size-limit")
+    reporter = _reporter(json_log=json_log)
     with _errors_told(termination_log, json_log=json_log):
         if gpu_product is not None or tensorrt is not None:
-            wanted, _ = artifact_store.read_manifest(Storage(artifact_uri), sha256=manifest_sha256)
+            if shared and manifest_sha256 is not None:
+                wanted = artifact_cache.manifest(artifact_uri, destination, sha256=manifest_sha256)
+            else:
+                wanted, _ = artifact_store.read_manifest(Storage(artifact_uri), sha256=manifest_sha256)
             artifact_store.check_plan(wanted, gpu_product, compute_capability, tensorrt)
         if gpu_product is not None:
             driver.check(gpu_product, compute_capability, driver.first_gpu())
-        manifest = artifact_store.fetch(
-            artifact_uri, destination, sha256=manifest_sha256, reporter=_reporter(json_log=json_log)
-        )
-        if overrides is not None and repository is not None:
-            from model_builder.repository import overrides as laying  # noqa: PLC0415 (Triton's protobuf)
 
-            laying.lay(destination, repository, laying.parse(overrides), manifest.recipe)
+        with ExitStack() as held:
+            if shared and manifest_sha256 is not None:
+                cached = artifact_cache.fetch(
+                    artifact_uri, destination, sha256=manifest_sha256, limit=size_limit, reporter=reporter
+                )
+                manifest = held.enter_context(cached)
+            else:
+                manifest = artifact_store.fetch(artifact_uri, destination, sha256=manifest_sha256, reporter=reporter)
+            if overrides is not None and repository is not None:
+                from model_builder.repository import overrides as laying  # noqa: PLC0415 (Triton's protobuf)
+
+                if shared:
+                    held.enter_context(artifact_cache.changing(destination.parent, reporter))
+                laying.lay(destination, repository, laying.parse(overrides), manifest.recipe)
         print(repository or destination)  # noqa: T201 (the result)
 
 

@@ -41,11 +41,13 @@ class Answer:
         audio_seconds: Length of its audio.
         latency_s: From sending to the answer or the failure.
         error: Why it failed, None when it was answered.
+        retries: How often it was sent again, since the server was lost; its latency contains that.
     """
 
     audio_seconds: float
     latency_s: float
     error: str | None = None
+    retries: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,7 @@ class Summary:
     Attributes:
         requests: Requests sent, failed ones included.
         failed: Requests that failed.
+        retried: Requests that were sent more than once.
         audio_seconds: Audio of the answered requests.
         wall_seconds: From the first request sent to the last one answered.
         latency: Of all answered requests, None when there are none.
@@ -92,6 +95,7 @@ class Summary:
 
     requests: int
     failed: int
+    retried: int
     audio_seconds: float
     wall_seconds: float
     latency: Latency | None
@@ -210,6 +214,7 @@ def summarise(answers: Sequence[Answer], wall_seconds: float) -> Summary:
     return Summary(
         requests=len(answers),
         failed=errors.total(),
+        retried=sum(answer.retries > 0 for answer in answers),
         audio_seconds=sum(answer.audio_seconds for answer in answers if answer.error is None),
         wall_seconds=wall_seconds,
         latency=latency_of(answers),
@@ -255,6 +260,7 @@ def record(
             "utterance_seconds": list(lengths) if lengths is not None else None,
             "requests": summary.requests,
             "failed": summary.failed,
+            "retried": summary.retried,
             "errors": dict(list(summary.errors.items())[:MAX_MESSAGES]),
             "wall_seconds": round(summary.wall_seconds, 3),
             "requests_per_second": _rounded(summary.requests_per_second),
@@ -295,6 +301,7 @@ async def run(
     seconds: float | None = None,
     warmup: int = 0,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
+    retries: int = 0,
     done: Callable[[Answer], None] = lambda _answer: None,
 ) -> Run:
     """Send utterances, `concurrency` at once, and measure.
@@ -307,13 +314,14 @@ async def run(
         requests: Requests to send.
         seconds: Send no more after this time; what is in flight is still waited for.
         warmup: Requests sent before that are not measured.
-        timeout: Seconds that each request may take, None for ever.
+        timeout: Seconds that each request may take, however often it is sent; None for ever.
+        retries: How often a request is sent again whose server is lost.
         done: Called when a measured request ends.
 
     Raises:
         ServerUnavailableError: No server there, or it does not serve the model.
     """
-    async with connect(url, model, timeout=timeout) as client:
+    async with connect(url, model, timeout=timeout, retries=retries) as client:
         await _load(client, utterances, range(WARMUP_FROM, WARMUP_FROM + warmup), concurrency)
         before = await _ask(client.grpc.get_inference_statistics)
         cpu, started = time.process_time(), time.perf_counter()
@@ -361,13 +369,13 @@ async def _load(
             if number not in numbers:
                 return
             signal = utterances(number)
-            sent = time.perf_counter()
+            sent, lost = time.perf_counter(), list[TranscriptionError]()
             try:
-                await client.transcribe(signal)
+                await client.transcribe(signal, again=lost.append)
                 error = None
             except TranscriptionError as failure:
                 error = str(failure)
-            answers.append(Answer(signal.size / SAMPLE_RATE, time.perf_counter() - sent, error))
+            answers.append(Answer(signal.size / SAMPLE_RATE, time.perf_counter() - sent, error, len(lost)))
             done(answers[-1])
             if error is not None:
                 await asyncio.sleep(PAUSE_AFTER_FAILURE_SECONDS)

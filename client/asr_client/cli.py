@@ -62,9 +62,27 @@ def _file_to_write(value: Path | None) -> Path | None:
 
 DEFAULT_URL = "localhost:8001"
 DEFAULT_MODEL = "english_stt"
-Url = Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.", callback=_address)]
+DEFAULT_RETRIES = 6
+"""Their pauses take 12 s on average, 24 at most: other pods answer sooner, one that starts again later."""
+Url = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Triton's gRPC. A name of several addresses, such as NAME-headless, is balanced over them.",
+        callback=_address,
+    ),
+]
 Model = Annotated[str, typer.Option(help="The model: N, or ensemble_N to go through Triton's own batcher.")]
-Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take.")]
+Timeout = Annotated[float, typer.Option(min=0.001, help="Seconds that a request may take, however often it is sent.")]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=100,
+        help="How often a request is sent again whose server is lost, after growing pauses of up to 8 s. One that the "
+        "server refuses or is too slow for is not.",
+    ),
+]
 
 
 @app.command()
@@ -77,6 +95,7 @@ def transcribe(
     model: Model = DEFAULT_MODEL,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests in flight.")] = 64,
     timeout: Timeout = 300.0,
+    retries: Retries = DEFAULT_RETRIES,
     reference: Annotated[
         Path | None,
         typer.Option(
@@ -127,6 +146,7 @@ def transcribe(
                     files,
                     concurrency=concurrency,
                     timeout=timeout,
+                    retries=retries,
                     done=lambda _result: bar.advance(),
                     in_order=tell if at_once else lambda _result: None,
                 )
@@ -137,6 +157,12 @@ def transcribe(
         if references is not None:
             texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
             _tell_word_errors(*word_errors.of_files(references, texts), files=len(files), as_json=as_json)
+        if again := [result for result in results if result.retries]:
+            times = sum(result.retries for result in again)
+            _tell_error(
+                f"{len(again)} of {len(results)} files were sent again, {times} times in all: their server was lost",
+                kind="note",
+            )
         if any(result.transcript is None for result in results):
             raise typer.Exit(SOME_FAILED)
 
@@ -191,6 +217,7 @@ def bench(
     seed: Annotated[int, typer.Option(min=0, help="The same seed sends the same utterances.")] = 0,
     warmup_requests: Annotated[int, typer.Option(min=0, max=100_000, help="Sent before, not measured.")] = 32,
     timeout: Timeout = 300.0,
+    retries: Retries = 0,
     output: Annotated[
         Path | None,
         typer.Option(help="Write one JSON record.", dir_okay=False, show_default=False, callback=_file_to_write),
@@ -244,6 +271,7 @@ def bench(
                     seconds=seconds,
                     warmup=warmup_requests,
                     timeout=timeout,
+                    retries=retries,
                     done=lambda _answer: bar.advance(),
                 )
             )
@@ -302,6 +330,7 @@ def _load_table(ran: "Run", summary: "Summary") -> Table:
     rows = {
         "requests": f"{summary.requests}",
         "failed": f"[red]{summary.failed}[/]" if summary.failed else "0",
+        "sent again": f"[yellow]{summary.retried}[/]" if summary.retried else "0",
         "audio seconds": f"{summary.audio_seconds:.1f}",
         "wall seconds": f"{summary.wall_seconds:.2f}",
         "RTFx": f"[bold]{summary.rtfx:.1f}[/]",

@@ -7,6 +7,7 @@ import asyncio
 import http.client
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
@@ -46,11 +47,12 @@ class Served:
 
 
 def parse_address(url: str) -> tuple[str, int]:
-    """Split HOST:PORT.
+    """Split HOST:PORT, also where it is written as gRPC's dns:///HOST:PORT.
 
     Raises:
         ValueError: It is something else; the message says what to write.
     """
+    url = re.sub("^dns://[^/]*/", "", url)
     if "://" in url:
         raise ValueError(
             f"{url!r} begins with a scheme; write HOST:PORT, such as {urlsplit(url).netloc or 'localhost:8001'}"

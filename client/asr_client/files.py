@@ -24,23 +24,26 @@ class FileResult:
         seconds: Length of its audio, None when it could not be read.
         transcript: None when it failed.
         error: Why it failed.
+        retries: How often it was sent again, since the server was lost.
     """
 
     file: str
     seconds: float | None = None
     transcript: Transcript | None = None
     error: str | None = None
+    retries: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """One line of `asr transcribe --json`; times in seconds."""
         if self.transcript is None:
-            return {"file": self.file, "error": self.error}
+            return {"file": self.file, "error": self.error, "retries": self.retries}
         return {
             "file": self.file,
             "text": self.transcript.text,
             "confidence": round(self.transcript.confidence, 4),
             "seconds": None if self.seconds is None else round(self.seconds, 3),
             "words": [{"word": word.text, "start": word.start, "end": word.end} for word in self.transcript.words],
+            "retries": self.retries,
         }
 
 
@@ -69,6 +72,7 @@ async def transcribe(
     *,
     concurrency: int = 64,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
+    retries: int = 0,
     done: Callable[[FileResult], None] = lambda _result: None,
     in_order: Callable[[FileResult], None] = lambda _result: None,
 ) -> list[FileResult]:
@@ -79,7 +83,8 @@ async def transcribe(
         model: The model.
         files: Paths, and `-` for standard input.
         concurrency: Requests in flight.
-        timeout: Seconds that each request may take, None for ever.
+        timeout: Seconds that each request may take, however often it is sent; None for ever.
+        retries: How often a request is sent again whose server is lost.
         done: Called with each result as it arrives.
         in_order: Called with each result as soon as all files before it have theirs, too.
 
@@ -92,18 +97,20 @@ async def transcribe(
     found: dict[int, FileResult] = {}
     told = 0
 
-    async with connect(url, model, timeout=timeout) as client:
+    async with connect(url, model, timeout=timeout, retries=retries) as client:
 
         async def one(index: int) -> None:
             nonlocal told
-            file, seconds = files[index], None
+            file, seconds, lost = files[index], None, list[TranscriptionError]()
             try:
                 # Decoding and resampling take time; answers of the other requests must not wait for it.
                 signal = await asyncio.to_thread(read, file)
                 seconds = signal.size / SAMPLE_RATE
-                result = FileResult(file, seconds, await client.transcribe(signal))
+                result = FileResult(
+                    file, seconds, await client.transcribe(signal, again=lost.append), retries=len(lost)
+                )
             except (audio.AudioFileError, TranscriptionError) as error:
-                result = FileResult(file, seconds, error=_reason(file, error))
+                result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
             found[index] = result
             done(result)
             while told in found:

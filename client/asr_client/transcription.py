@@ -1,11 +1,13 @@
 """Send utterances to a Triton server and get transcripts back. Adapter of tritonclient."""
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,9 +15,28 @@ import numpy.typing as npt
 from asr_serving import tensors
 
 Pcm = npt.NDArray[np.int16]
+Value = TypeVar("Value")
 
 CONNECT_SECONDS = 20.0
 """A server that takes longer to say what a model is is not there, or is something else."""
+CONNECT_RETRIES = 2
+"""A server that is gone is told within a second or two; a pod that has just died has its Service's other pods."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 8.0
+"""Limits of the random pauses before a request is sent again: the first one's, doubled each time, and the longest."""
+CHANNEL = {
+    # As many bytes as tritonclient allows itself.
+    "grpc.max_send_message_length": 2**31 - 1,
+    "grpc.max_receive_message_length": 2**31 - 1,
+    # A name that resolves to all pods (a headless Service) is balanced over them; one address is as without it.
+    "grpc.service_config": json.dumps({"loadBalancingConfig": [{"round_robin": {}}]}),
+    # Servers end connections by and by so that clients look which pods there are; 30 s is too rarely for that.
+    "grpc.dns_min_time_between_resolutions_ms": 5_000,
+    # Else requests would fail for up to two minutes after a server is there again.
+    "grpc.initial_reconnect_backoff_ms": 250,
+    "grpc.max_reconnect_backoff_ms": 2_000,
+    # A client has connections of its own.
+    "grpc.use_local_subchannel_pool": 1,
+}
 
 
 class TranscriptionError(Exception):
@@ -52,7 +73,7 @@ class Transcript:
 
 
 class Client:
-    """One connection to one model. Use `connect`."""
+    """Connections to one model. Use `connect`."""
 
     def __init__(
         self,
@@ -60,11 +81,13 @@ class Client:
         model: str,
         wire: str,
         timeout: float | None = None,
+        retries: int = 0,
     ) -> None:
         self._grpc = grpc
         self._model = model
         self._wire = wire
         self._timeout = timeout
+        self._retries = retries
 
     @property
     def grpc(self) -> Any:  # noqa: ANN401
@@ -78,21 +101,91 @@ class Client:
         scaled = signal[None] / np.float64(32768)
         return scaled.astype(np.float32) if self._wire == "FP32" else scaled
 
-    async def transcribe(self, signal: Pcm) -> Transcript:
+    async def transcribe(
+        self, signal: Pcm, *, again: Callable[[TranscriptionError], None] = lambda _error: None
+    ) -> Transcript:
         """Transcribe one utterance [L].
 
-        Raises:
-            TranscriptionError: The server refused it, failed or is gone.
-        """
-        return _transcript(await self.infer(self.encode(signal), [tensor.name for tensor in tensors.TRANSCRIPT]))
+        Args:
+            signal: Int16 samples.
+            again: Called with the reason each time before the request is sent again.
 
-    async def infer(self, signal: npt.NDArray[Any], outputs: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
+        Raises:
+            TranscriptionError: The server refused it, failed or is gone, however often it was asked.
+        """
+        outputs = [tensor.name for tensor in tensors.TRANSCRIPT]
+        return _transcript(await self.infer(self.encode(signal), outputs, again=again))
+
+    async def infer(
+        self,
+        signal: npt.NDArray[Any],
+        outputs: Sequence[str],
+        *,
+        again: Callable[[TranscriptionError], None] = lambda _error: None,
+    ) -> dict[str, npt.NDArray[Any]]:
         """Send `audio_signal` as it is and return the named outputs.
 
         Raises:
-            TranscriptionError: The server refused it, failed or is gone.
+            TranscriptionError: The server refused it, failed or is gone, however often it was asked.
         """
-        return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=self._timeout)
+        started = time.monotonic()
+
+        async def once() -> dict[str, npt.NDArray[Any]]:
+            left = None if self._timeout is None else max(self._timeout - (time.monotonic() - started), 0.001)
+            return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=left)
+
+        return await repeated(once, retries=self._retries, seconds=self._timeout, again=again)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the server is gone or going: the same request may succeed elsewhere or later.
+
+    A transcription changes nothing on the server, so it may be sent again even where it was perhaps done. What the
+    server refused it would refuse again, and a request that took too long would take as long.
+    """
+    return isinstance(error, TranscriptionError) and error.status == "StatusCode.UNAVAILABLE"
+
+
+async def repeated(
+    once: Callable[[], Awaitable[Value]],
+    *,
+    retries: int,
+    seconds: float | None = None,
+    again: Callable[[TranscriptionError], None] = lambda _error: None,
+) -> Value:
+    """Ask once, and again after growing random pauses where the server is lost.
+
+    Args:
+        once: Asks the server.
+        retries: How often to ask again at most.
+        seconds: Do not ask again when so many have passed, None for no limit.
+        again: Called with the reason each time before it is asked again.
+
+    Raises:
+        TranscriptionError: The last one.
+    """
+    from tenacity import (  # noqa: PLC0415 (what the client needs is loaded when it connects)
+        AsyncRetrying,
+        RetryCallState,
+        retry_if_exception,
+        stop_after_attempt,
+        stop_before_delay,
+        stop_never,
+        wait_random_exponential,
+    )
+
+    def tell(state: RetryCallState) -> None:
+        if state.outcome is not None and isinstance(error := state.outcome.exception(), TranscriptionError):
+            again(error)
+
+    retrying = AsyncRetrying(
+        retry=retry_if_exception(is_lost),
+        stop=stop_after_attempt(1 + retries) | (stop_never if seconds is None else stop_before_delay(seconds)),
+        wait=wait_random_exponential(multiplier=FIRST_PAUSE_SECONDS, max=LONGEST_PAUSE_SECONDS),
+        before_sleep=tell,
+        reraise=True,
+    )
+    return await retrying(once)
 
 
 def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
@@ -161,13 +254,15 @@ async def connect(
     model: str,
     *,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request, not of this call)
+    retries: int = 0,
 ) -> AsyncIterator[Client]:
-    """Connect to `url` (host:port of Triton's gRPC) and ask what `model` takes.
+    """Connect to `url` and ask what `model` takes.
 
     Args:
-        url: Host and port of Triton's gRPC.
+        url: Host and port of Triton's gRPC. A name of several addresses is balanced over them.
         model: The model.
-        timeout: Seconds that each request may take, None for ever.
+        timeout: Seconds that each request may take, however often it is sent; None for ever.
+        retries: How often a request is sent again whose server is lost.
 
     Raises:
         ServerUnavailableError: No server there, or it does not serve the model.
@@ -175,18 +270,21 @@ async def connect(
     async with channel(url) as grpc:
         from tritonclient.utils import InferenceServerException  # noqa: PLC0415
 
-        try:
-            metadata = await grpc.get_model_metadata(model, client_timeout=CONNECT_SECONDS)
-        except InferenceServerException as error:
-            reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
-            problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
-            raise ServerUnavailableError(
-                f"{problem}: {error.message()}; `asr doctor --url {url}` says more", error.status()
-            ) from error
+        async def ask() -> Any:  # noqa: ANN401
+            try:
+                return await grpc.get_model_metadata(model, client_timeout=CONNECT_SECONDS)
+            except InferenceServerException as error:
+                reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
+                problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
+                raise ServerUnavailableError(
+                    f"{problem}: {error.message()}; `asr doctor --url {url}` says more", error.status()
+                ) from error
+
+        metadata = await repeated(ask, retries=min(retries, CONNECT_RETRIES))
         audio = next((tensor for tensor in metadata.inputs if tensor.name == "audio_signal"), None)
         if audio is None or audio.datatype not in tensors.WIRE_DTYPES.values():
             raise ServerUnavailableError(f"model {model!r} takes no audio_signal; is it one of this project's?")
-        yield Client(grpc, model, audio.datatype, timeout)
+        yield Client(grpc, model, audio.datatype, timeout, retries)
 
 
 @asynccontextmanager
@@ -194,7 +292,7 @@ async def channel(url: str) -> AsyncIterator[Any]:
     """An open `tritonclient.grpc.aio` client."""
     from tritonclient.grpc import aio  # noqa: PLC0415 (loads gRPC)
 
-    grpc = aio.InferenceServerClient(url)
+    grpc = aio.InferenceServerClient(url, channel_args=list(CHANNEL.items()))
     try:
         yield grpc
     finally:

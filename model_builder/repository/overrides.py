@@ -51,16 +51,18 @@ def parse(text: str) -> Overrides:
 
 
 def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> None:
-    """Make the new folder `target`: the artifact with other batching. One rename; nothing is done if it is there.
+    """Make the folder `target`: the artifact with other batching. One rename; what is there and right stays.
 
     Raises:
         OverridesError: They do not fit what was built.
         WorkFolderError: It cannot be written.
     """
-    if target.exists():
-        return
     changed = _changed(artifact, overrides, recipe)
     try:
+        if target.exists():
+            if _is_laid(artifact, target, changed):
+                return
+            shutil.rmtree(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
             shutil.copytree(artifact, partial, copy_function=os.link, dirs_exist_ok=True)
@@ -72,8 +74,22 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
-        if not target.exists():  # else another pod that shares the volume was first
-            raise WorkFolderError(f"cannot write {target}: {error}") from error
+        raise WorkFolderError(f"cannot write {target}: {error}") from error
+
+
+def _is_laid(artifact: Path, target: Path, changed: dict[Path, str]) -> bool:
+    """Whether `target` is what `lay` would make: links to the artifact's files, and the changed ones."""
+
+    def files(folder: Path) -> set[Path]:
+        return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
+
+    found = files(target)
+    return found == files(artifact) and all(
+        (target / path).read_text(encoding="utf-8") == changed[path]
+        if path in changed
+        else (target / path).samefile(artifact / path)
+        for path in found
+    )
 
 
 def _changed(artifact: Path, overrides: Overrides, recipe: Recipe) -> dict[Path, str]:

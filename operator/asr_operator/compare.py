@@ -61,6 +61,11 @@ def _empty(value: Any) -> bool:  # noqa: ANN401
     return not value
 
 
+def bytes_of(quantity: int | str) -> int:
+    """Of a Kubernetes quantity such as `10Gi`."""
+    return int(parse_quantity(quantity))
+
+
 def _same_quantity(one: Any, other: Any) -> bool:  # noqa: ANN401
     """The API server writes 1000m as 1."""
     if not (isinstance(one, str | int) and isinstance(other, str | int)):

@@ -159,11 +159,6 @@ RULES: list[tuple[Change, str, Change]] = [
         pool(podAnnotations={"example.com/name": "x"}),
     ),
     (
-        pool(modelVolume={"claimName": "cache", "sizeLimit": "1Gi"}),
-        "sizeLimit is for the node's disk; leave it out with claimName",
-        pool(modelVolume={"claimName": "cache"}),
-    ),
-    (
         {"service": {"loadBalancerClass": "example.com/lb"}},
         "loadBalancerClass is for type LoadBalancer",
         {"service": {"loadBalancerClass": "example.com/lb", "type": "LoadBalancer"}},

@@ -85,7 +85,9 @@ pools = st.fixed_dictionaries(
         "topologySpreadConstraints": st.just(
             [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"}]
         ),
-        "modelVolume": st.sampled_from([{"claimName": "cache"}, {"sizeLimit": "4Gi"}]),
+        "modelVolume": st.sampled_from(
+            [{"claimName": "cache"}, {"claimName": "cache", "sizeLimit": "4Gi"}, {"sizeLimit": "4Gi"}]
+        ),
     },
 ).flatmap(
     lambda pool: st.one_of(

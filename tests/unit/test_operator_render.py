@@ -258,6 +258,12 @@ def test_a_pod_has_time_to_leave_and_time_to_end(grace: int) -> None:
     assert drain.stay + drain.exit < grace
 
 
+@pytest.mark.parametrize("grace", [90, 91, 300, 3600])
+def test_a_client_that_looks_for_pods_every_30_s_has_left_before_a_pod_ends(grace: int) -> None:
+    drain = Drain.within(grace)
+    assert 1.1 * drain.age + 30 < drain.stay
+
+
 if __name__ == "__main__":
     for stem, text in golden().items():
         (GOLDEN / f"{stem}.yaml").write_text(text)

@@ -158,11 +158,13 @@ def test_a_result_is_one_json_object() -> None:
         "confidence": 0.9877,
         "seconds": 1.25,
         "words": [{"word": "hello", "start": 0.08, "end": 0.4}, {"word": "there", "start": 0.48, "end": 0.8}],
+        "retries": 0,
     }
 
 
 def test_a_failed_file_is_one_json_object_with_the_error() -> None:
-    assert FileResult("a.wav", error="holds no samples").to_json() == {"file": "a.wav", "error": "holds no samples"}
+    expected = {"file": "a.wav", "error": "holds no samples", "retries": 0}
+    assert FileResult("a.wav", error="holds no samples").to_json() == expected
 
 
 # Word error rate
@@ -195,7 +197,14 @@ def test_a_text_for_silence_alone_gives_no_word_error_rate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "expected"), [("localhost:8001", ("localhost", 8001)), ("[::1]:8001", ("::1", 8001)), ("a.b:1", ("a.b", 1))]
+    ("url", "expected"),
+    [
+        ("localhost:8001", ("localhost", 8001)),
+        ("[::1]:8001", ("::1", 8001)),
+        ("a.b:1", ("a.b", 1)),
+        ("dns:///a.b:1", ("a.b", 1)),
+        ("dns://10.0.0.10/a.b:1", ("a.b", 1)),
+    ],
 )
 def test_addresses(url: str, expected: tuple[str, int]) -> None:
     assert parse_address(url) == expected

@@ -630,21 +630,13 @@ class PodTemplate(ApiModel):
 class ModelVolume(ApiModel):
     """Where pods keep the model repository."""
 
-    model_config = ConfigDict(
-        json_schema_extra=rules(
-            Rule(
-                "!(has(self.claimName) && has(self.sizeLimit))",
-                "sizeLimit is for the node's disk; leave it out with claimName",
-                ".sizeLimit",
-            )
-        )
-    )
-
     claim_name: DnsName | None = None
-    """PersistentVolumeClaim that all pods of the pool share, so that a second replica does not download again. It needs
-    an access mode that lets pods on several nodes write."""
+    """PersistentVolumeClaim that all pods of the pool share: the first one downloads, the others verify and use what
+    is there, also while storage is away. It needs file locks, and an access mode that lets the pods' nodes write. Pools
+    and resources may share it."""
     size_limit: Quantity | None = None
-    """Most room on the node's disk, without a claim."""
+    """Most room on the node's disk; pods that take more are evicted. With claimName: most room for artifacts there.
+    Those that no pod has used for a quarter of an hour are removed when it is exceeded, or the volume is full."""
 
 
 class Pool(PodTemplate):
@@ -735,7 +727,8 @@ class Rollout(ApiModel):
 
     strategy: Strategy = Strategy.SURGE
     """Surge starts a new pod before an old one ends, and needs room for it. Recreate ends one pod before its successor
-    starts: for where GPUs are scarce; a pool of one replica is away meanwhile."""
+    starts: for where GPUs are scarce. Meanwhile the pool has one pod less. A pool of one replica then serves nothing
+    for as long as the old pod drains and the new one downloads, loads and warms up."""
     deadline_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
     """A roll-out without progress for this long is reported as Stalled. Old pods go on serving."""
 

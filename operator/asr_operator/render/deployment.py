@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
-from asr_operator import names
+from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
 from asr_operator.render.context import Context, Object, plan_product
@@ -33,6 +33,9 @@ exit EXIT_CODE
 """.replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
 """Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
 
+HOLD_LOCK = 'exec 9<"$0" && flock --shared --nonblock 9 && exec "$@"'
+"""Starts a server that holds a lock as long as it lives: the shell becomes the server, with the lock's file open."""
+
 
 @dataclass(frozen=True, slots=True)
 class Serving:
@@ -57,13 +60,22 @@ class Serving:
 class Drain:
     """How a pod ends without a failed request, in seconds.
 
-    First it stays while endpoints forget it and connections age out; then Triton ends, and waits for what it has
-    accepted. Once it ends, its schedulers refuse the next step of an ensemble in flight, so the wait before is what
-    counts.
+    First it goes on serving, while endpoints forget it and clients leave: the server ends each connection by and by,
+    and a client that is told so looks anew which pods there are. Then Triton ends, and waits for what it has accepted.
+    Once it ends, its schedulers refuse the next step of an ensemble in flight: the time before is what counts, the time
+    to exit is a backstop.
+
+    Attributes:
+        stay: Of serving on.
+        age: Of a connection that the server asks to be left; gRPC adds up to a tenth. In `stay`, a client can be told,
+            look for addresses too early, be told again, and look again: many clients do so every 30 s at most.
+        request: That a request may take after its connection is to be left. Nothing gains by cutting it off sooner.
+        exit: For Triton to end.
     """
 
     stay: int
     age: int
+    request: int
     exit: int
 
     @classmethod
@@ -71,7 +83,8 @@ class Drain:
         """Fit into the grace period of the pod, with some seconds to spare."""
         leave = min(30, grace // 3)
         stay = grace - leave - 5
-        return cls(stay, max(stay // 2, 1), leave)
+        # No longer than half a minute: so soon new pods get their share.
+        return cls(stay, min(stay // 3, 30), grace, leave)
 
 
 def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
@@ -181,6 +194,11 @@ def overrides_of(pool: api.Pool) -> dict[str, int]:
     return dict(pool.batching.as_json())
 
 
+def lock(artifact: api.Artifact) -> str:
+    """What a server holds in a volume that pods share, so that the artifact is not removed."""
+    return f"{MODELS}/{artifact.manifest_sha256[:16]}.lock"
+
+
 def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     artifact = serving.artifact
     overrides = overrides_of(pool)
@@ -196,6 +214,10 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     ]
     if overrides:
         args += [f"--overrides={json.dumps(overrides, sort_keys=True)}", f"--repository={repository(pool, artifact)}"]
+    if pool.model_volume.claim_name is not None:
+        args += ["--shared"]
+        if pool.model_volume.size_limit is not None:
+            args += [f"--size-limit={compare.bytes_of(pool.model_volume.size_limit)}"]
     if plan and pool.gpu is not None:
         # The same GPU that Triton gets: what an init container was given goes on to the containers.
         args += [f"--gpu-product={plan_product(pool.gpu)}", f"--compute-capability={pool.gpu.compute_capability}"]
@@ -243,7 +265,7 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         f"--grpc-port={names.GRPC_PORT}",
         f"--metrics-port={names.METRICS_PORT}",
         f"--grpc-max-connection-age={drain.age * 1000}",
-        f"--grpc-max-connection-age-grace={drain.age * 1000}",
+        f"--grpc-max-connection-age-grace={drain.request * 1000}",
         f"--exit-timeout-secs={drain.exit}",
     ]
     if tls is not None:
@@ -253,7 +275,9 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         context,
         names.TRITON_CONTAINER,
         context.triton.image,
-        command=[SERVER],
+        command=[SERVER]
+        if pool.model_volume.claim_name is None
+        else ["/bin/sh", "-c", HOLD_LOCK, lock(serving.artifact), SERVER],
         args=args,
         env=pods.environment(variables, pool.env),
         resources=pods.resources(pool.resources, pods.gpu_resource(pool)),

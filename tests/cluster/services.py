@@ -1,4 +1,4 @@
-"""What demo and tests need beside the product, in the cluster: an S3 server and Prometheus (`manifests/`)."""
+"""What demo, tests and benchmarks need beside the product, in the cluster: S3, Prometheus, KEDA (`manifests/`)."""
 
 import base64
 import json
@@ -12,11 +12,13 @@ from typing import Any
 
 from tests.cluster.cluster import Cluster
 from tests.cluster.machine import until
+from tests.support import definitions
 
 MANIFESTS = Path(__file__).parent / "manifests"
 BUCKET = "asr-models"
 S3_SECRET = "s3"  # noqa: S105 - its name
 ROLLOUT_SECONDS = 90
+KEDA_SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,20 @@ def start_prometheus(cluster: Cluster) -> Prometheus:
     return Prometheus("http://prometheus.monitoring.svc.cluster.local:9090", f"http://{address}:9090")
 
 
+def start_keda(cluster: Cluster) -> None:
+    """Start KEDA, in the namespace `keda`, and wait until autoscalers get its metrics.
+
+    Raises:
+        ImageError: It was not built: `make benchmark-tools`.
+    """
+    cluster.use_image("keda")
+    definitions.install(cluster, *definitions.KEDA)
+    _apply(cluster, "keda", "keda")
+    # Its operator makes itself a certificate, and the node brings it into both pods some time later.
+    condition = ("--for=condition=Available", "apiservice/v1beta1.external.metrics.k8s.io")
+    cluster.kubectl("wait", *condition, f"--timeout={KEDA_SECONDS}s", seconds=KEDA_SECONDS + 10)
+
+
 def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
     values = {
         "AWS_ACCESS_KEY_ID": "demo",
@@ -91,8 +107,7 @@ def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
 
 def _start(cluster: Cluster, name: str, namespace: str) -> str:
     """Apply a manifest and wait until its Deployment answers by its Service; returns the address of that."""
-    manifest = MANIFESTS / f"{name}.yaml"
-    cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
+    _apply(cluster, name, namespace)
     waited = f"--timeout={ROLLOUT_SECONDS}s"
     cluster.kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", waited, seconds=ROLLOUT_SECONDS + 10)
     spec = cluster.get("service", name, "-n", namespace)["spec"]
@@ -100,6 +115,11 @@ def _start(cluster: Cluster, name: str, namespace: str) -> str:
     # The proxy writes the node's rules a moment after the pod is ready.
     until(lambda: _listens(address, spec["ports"][0]["port"]), f"{name} to answer by its Service")
     return address
+
+
+def _apply(cluster: Cluster, name: str, namespace: str) -> None:
+    manifest = MANIFESTS / f"{name}.yaml"
+    cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
 
 
 def _listens(address: str, port: int) -> bool:

@@ -660,8 +660,8 @@ class Pool(PodTemplate):
                 "(has(self.autoscaling.target) && !has(self.autoscaling.target.cpuUtilizationPercent)) || "
                 "(has(self.resources.requests) && 'cpu' in self.resources.requests) || "
                 "(has(self.resources.limits) && 'cpu' in self.resources.limits)",
-                "CPU utilisation, the default target of a pool without GPU, is in per cent of the CPU that pods request; "
-                "write resources.requests.cpu, or another target",
+                "CPU utilisation, the default target of a pool without GPU, is in per cent of the CPU that pods "
+                "request; write resources.requests.cpu, or another target",
                 ".resources",
             ),
         )

@@ -268,6 +268,9 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
     wanted, replicas, updated = spec.get("replicas", 1), status.get("replicas", 0), status.get("updatedReplicas", 0)
     newest = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision]
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    # Another number of replicas is a new generation, too; no pod can be of a template that was never looked at.
+    same_template = bool(staying) and all(pod in newest for pod in staying)
     return PoolState(
         name=metadata["name"],
         pool=metadata["labels"][names.POOL_LABEL],
@@ -280,7 +283,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         available=status.get("availableReplicas", 0),
         observed=observed,
         # The controller remembers that a roll-out was complete; pods that fail later are another matter.
-        complete=observed
+        complete=(observed or same_template)
         and replicas == updated
         and (progressing.get("reason") == "NewReplicaSetAvailable" or wanted == 0),
         overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",

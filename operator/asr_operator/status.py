@@ -213,13 +213,20 @@ def _degraded(decision: Decision, seen: Observation, *, settled: bool) -> Cause 
         return None
     for item in decision.pools:
         state = seen.pools.get(item.pool.name)
-        if state is not None and state.available < state.wanted:
+        if state is not None and state.available < _due(item.pool, state):
             told = f": {state.problem.message}" if state.problem else ""
             return Cause(
                 Reason.REPLICAS_MISSING,
                 f"pool {item.pool.name}: pods wanted {state.wanted}, available {state.available}{told}",
             )
     return None
+
+
+def _due(pool: api.Pool, state: PoolState) -> int:
+    """Pods that should be available by now: not those that an autoscaler has just asked for, unless they fail."""
+    if pool.autoscaling is None or state.problem is not None:
+        return state.wanted
+    return min(state.wanted, pool.autoscaling.min_replicas)
 
 
 def _wanted(item: PoolDecision, seen: Observation) -> int:

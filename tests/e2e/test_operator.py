@@ -61,7 +61,7 @@ def exists(speech: Speech, pod: str) -> bool:
 
 AUTOSCALED = {
     "name": "cpu",
-    "resources": {"requests": {"cpu": "300m"}},
+    "resources": {"requests": {"cpu": "500m"}},
     "terminationGracePeriodSeconds": 30,
     "autoscaling": {
         "maxReplicas": 2,

@@ -61,14 +61,14 @@ def exists(speech: Speech, pod: str) -> bool:
 
 AUTOSCALED = {
     "name": "cpu",
-    "resources": {"requests": {"cpu": "500m"}},
+    "resources": {"requests": {"cpu": "200m"}},
     "terminationGracePeriodSeconds": 30,
     "autoscaling": {
         "maxReplicas": 2,
         # Faster than anybody would want it, so that the test is short.
         "behavior": {
             "scaleDown": {
-                "stabilizationWindowSeconds": 10,
+                "stabilizationWindowSeconds": 20,
                 "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}],
             }
         },
@@ -84,7 +84,7 @@ def test_replicas_follow_the_load_up_and_down_and_no_request_fails_or_is_answere
     assert len(alone) == len(signals)
     english.apply(NAME, pools=[AUTOSCALED])
     english.ready(NAME, seconds=120)
-    with steady(url, "english_stt", in_flight=1, pause=1.0, signals=signals) as trickle:
+    with steady(url, "english_stt", in_flight=1, pause=2.0, signals=signals) as trickle:
         until(lambda: idle(english), "the start to be over", seconds=120)
         with steady(url, "english_stt", in_flight=8, signals=signals) as crowd:
             until(lambda: english.status(NAME)["ready"] == "2/2", "a second pod", seconds=120)

@@ -93,7 +93,7 @@ class Reconciler:
             self._record(context, body, previous, decision, seen)
         self._jobs(context, actions)
         serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
-        wanted = desired(context, serving, self.cluster.served)
+        wanted = desired(context, serving, self.cluster.served, seen.pools)
         # Two autoscalers of one Deployment would fight, and KEDA refuses to be the second.
         self._prune(context, wanted, AUTOSCALERS)
         for item in wanted:

@@ -28,6 +28,8 @@ def test_a_former_autoscaler_goes_before_its_successor_comes(api: ApiServer, spa
     operator.start()
     for provider, kind in (("HPA", "hpa"), ("KEDA", "scaledobjects"), ("HPA", "hpa")):
         api.apply(manifest(space, pools=[{"name": "cpu", "autoscaling": scaling | {"provider": provider}}]))
+        if not acting.find("deployments"):
+            acting.publish(acting.job("onnx"))
         until(lambda kind=kind: acting.find(kind), f"the {provider}")  # type: ignore[misc]
     assert operator.stop() == 0
     kinds = {"horizontalpodautoscalers", "scaledobjects"}

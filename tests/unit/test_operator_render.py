@@ -116,6 +116,19 @@ def test_replicas_are_not_written_where_an_autoscaler_owns_them_but_for_the_firs
             assert ("replicas" in child["spec"]) != (child["metadata"]["name"] in scaled)
 
 
+def test_an_autoscaler_comes_with_its_deployment_and_stays_as_long() -> None:
+    found = context()
+    waiting = [(pool, None) for pool in found.spec.pools]
+
+    def scalers(existing: set[str]) -> set[str]:
+        kinds = {"HorizontalPodAutoscaler", "ScaledObject"}
+        children = desired(found, waiting, KINDS, existing)
+        return {item["metadata"]["name"] for item in children if item["kind"] in kinds}
+
+    assert scalers(set()) == set()
+    assert scalers({"l4"}) == {"english-l4"}
+
+
 def autoscaler_of(pool: Object, artifact: api.Artifact | None = None, **settings: Any) -> Object:  # noqa: ANN401
     """Spec of what scales the only pool."""
     body = changed(pools=[pool])

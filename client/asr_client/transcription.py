@@ -143,7 +143,11 @@ def is_lost(error: BaseException) -> bool:
     A transcription changes nothing on the server, so it may be sent again even where it was perhaps done. What the
     server refused it would refuse again, and a request that took too long would take as long.
     """
-    return isinstance(error, TranscriptionError) and error.status == "StatusCode.UNAVAILABLE"
+    if not isinstance(error, TranscriptionError):
+        return False
+    # The second is how Triton speaks of its models while it ends.
+    ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
+    return error.status == "StatusCode.UNAVAILABLE" or ending
 
 
 async def repeated(

@@ -25,6 +25,8 @@ ACOUSTIC_READY_SECONDS = 600.0
 """Triton refuses calls between models until all are loaded: requests that come before that wait this long."""
 ANSWERING_THREADS = 4
 """An answer waits until the server has taken it: the acoustic model must not wait with it."""
+STOPPING = ("Server not ready", "Server is stopping")
+"""How Triton refuses calls between models once it ends. A client that hears UNAVAILABLE knows to ask elsewhere."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 REUSED_BYTES = 32 * 1024 * 1024
 """Allocations up to this size, the largest that glibc takes, and eight times as much free memory, are kept."""
@@ -139,7 +141,9 @@ class TritonPythonModel:
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
         self._counters.add(failed=len(batch))
-        response = _error(f"{self._settings.acoustic_model}: {error}", pb_utils.TritonError.INTERNAL)
+        stopping = any(words in str(error) for words in STOPPING)
+        code = pb_utils.TritonError.UNAVAILABLE if stopping else pb_utils.TritonError.INTERNAL
+        response = _error(f"{self._settings.acoustic_model}: {error}", code)
         for waiting in batch:
             _answer(waiting.sender, response)
 

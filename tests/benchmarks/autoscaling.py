@@ -26,17 +26,17 @@ import numpy as np
 import typer
 from rich.console import Console
 
+from tests.benchmarks.nothing_lost import alone
 from tests.cluster import services
 from tests.cluster.cluster import Cluster
-from tests.cluster.components import DOMAIN
 from tests.cluster.machine import until
 from tests.cluster.services import Prometheus
 from tests.support import platform
+from tests.support.fleet import Fleet, ready
 from tests.support.load import Load, Sent, steady, utterances
 from tests.support.platform import Speech
 
 NAME, MODEL, NAMESPACE, DEPLOYMENT = "english", "english_stt", "speech", "english-cpu"
-SERVERS = f"app.kubernetes.io/component=server,app.kubernetes.io/instance={NAME}"
 FEW, MANY = 4, 16
 """Clients. Two cores serve, measure and send: the load is small, and so is the target."""
 PAUSE_SECONDS = 1.0
@@ -100,29 +100,21 @@ class Run:
         return self.pods[-1][2] if self.pods else 0
 
 
-class Pool:
+class Pool(Fleet):
     """The served pool, on a cluster with Prometheus and KEDA."""
 
     def __init__(self, speech: Speech, prometheus: Prometheus) -> None:
-        self.speech, self.cluster, self.prometheus = speech, speech.cluster, prometheus
-        configuration = kubernetes.client.Configuration()
-        kubernetes.config.load_kube_config(str(self.cluster.kubeconfig), client_configuration=configuration)
-        client = kubernetes.client.ApiClient(configuration)
-        self.core, self.apps = kubernetes.client.CoreV1Api(client), kubernetes.client.AppsV1Api(client)
-
-    @property
-    def address(self) -> str:
-        """The headless Service, for a program outside the cluster: it asks the cluster's DNS itself."""
-        dns = self.cluster.get("service", "kube-dns", "-n", "kube-system")["spec"]["clusterIP"]
-        return f"dns://{dns}/{NAME}-headless.{NAMESPACE}.svc.{DOMAIN}:8001"
+        super().__init__(speech, NAME)
+        self.prometheus = prometheus
+        self.apps = kubernetes.client.AppsV1Api(self.core.api_client)
 
     def sample(self) -> tuple[int, int, int, int]:
         """Replicas wanted; pods that are ready, start, end."""
         wanted = self.apps.read_namespaced_deployment(DEPLOYMENT, NAMESPACE).spec.replicas
-        pods = self.core.list_namespaced_pod(NAMESPACE, label_selector=SERVERS).items
+        pods = self.pods()
         ending = sum(pod.metadata.deletion_timestamp is not None for pod in pods)
-        ready = sum(pod.metadata.deletion_timestamp is None and _ready(pod) for pod in pods)
-        return wanted, ready, len(pods) - ready - ending, ending
+        serving = sum(pod.metadata.deletion_timestamp is None and ready(pod) for pod in pods)
+        return wanted, serving, len(pods) - serving - ending, ending
 
     def spread(self, seconds: float) -> dict[str, float]:
         """Audio seconds that each pod has transcribed in this time, by its own counter."""
@@ -132,10 +124,6 @@ class Pool:
     def scale_prometheus(self, replicas: int) -> None:
         """Take it away, or bring it back."""
         self.cluster.kubectl("scale", "deployment", "prometheus", "-n", "monitoring", f"--replicas={replicas}")
-
-
-def _ready(pod: Any) -> bool:  # noqa: ANN401 (the client's type)
-    return any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or ())
 
 
 @contextmanager
@@ -177,15 +165,6 @@ def prepare(cluster: Cluster) -> Pool:
     return pool
 
 
-def alone(address: str, signals: Sequence[Any]) -> list[str]:
-    """What each utterance gives when nothing else is asked."""
-    with steady(address, MODEL, in_flight=1, signals=signals) as load:
-        until(lambda: len(load.sent) >= len(signals), "all utterances", seconds=120)
-    assert load.errors == []
-    texts = {item.utterance: item.text or "" for item in load.sent}
-    return [texts[index] for index in range(len(signals))]
-
-
 def record(run: Run, case: str, since: float, right: Sequence[str], **more: object) -> None:
     """Write down a case that began at `since` and is over now."""
     until_now = run.now()
@@ -214,7 +193,7 @@ def record(run: Run, case: str, since: float, right: Sequence[str], **more: obje
 def measure(pool: Pool, run: Run) -> None:
     """All cases, one after the other, with the few clients there all the time."""
     signals = utterances(32, seed=11, shortest=2, longest=8)
-    address = pool.address
+    address = pool.addresses["headless"]
     right = alone(address, signals)
     options: Object = {"pause": PAUSE_SECONDS, "signals": signals}
     with watching(pool, run), steady(address, MODEL, in_flight=FEW, **options) as few:

@@ -18,6 +18,8 @@ from asr_serving.tensors import SAMPLE_RATE
 from model_builder import audio_set, triton
 
 Pcm = npt.NDArray[np.int16]
+PATIENCE_SECONDS = 240.0
+"""Of a request of a steady load, with all its repetitions."""
 
 
 def utterances(count: int, *, seed: int, shortest: float, longest: float) -> list[Pcm]:
@@ -135,7 +137,9 @@ def steady(
     async def run() -> None:
         async with AsyncExitStack() as stack:
             clients = [
-                await stack.enter_async_context(transcription.connect(url, model, timeout=60, retries=retries))
+                await stack.enter_async_context(
+                    transcription.connect(url, model, timeout=PATIENCE_SECONDS, retries=retries)
+                )
                 for _ in range(connections)
             ]
             await asyncio.gather(*(send(clients[number % connections], number) for number in range(in_flight)))
@@ -146,4 +150,4 @@ def steady(
             yield load
         finally:
             ending.set()
-            running.result(timeout=90)
+            running.result(timeout=PATIENCE_SECONDS + 30)

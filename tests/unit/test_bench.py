@@ -283,6 +283,12 @@ def test_a_record_has_the_agreed_fields() -> None:
     }
 
 
+def test_a_request_that_was_sent_again_is_counted_once_whatever_came_of_it() -> None:
+    sent = [Answer(1.0, 0.1), Answer(1.0, 5.0, retries=3), Answer(1.0, 9.0, "lost", retries=6)]
+    assert (summarise(sent, 9.0).retried, summarise(sent, 9.0).failed) == (2, 1)
+    assert record_of(run_of(sent, None))["details"]["retried"] == 2
+
+
 def test_a_record_without_answers_and_statistics_holds_nulls() -> None:
     found = record_of(run_of([Answer(10.0, 0.5, "refused")], None))
     assert (found["batch"], found["p50_ms"], found["p95_ms"]) == (None, None, None)

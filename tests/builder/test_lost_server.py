@@ -1,0 +1,100 @@
+"""A real Triton that is killed and started again, or stopped, while clients ask it."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from model_builder import audio_set, triton
+from tests.cluster.machine import until
+from tests.support.load import Load, steady, utterances
+from tests.support.programs import program
+
+MODEL = "english_stt"
+FILES = [str(path) for path in sorted(audio_set.SHIPPED.glob("*.wav"))]
+
+
+def kill(server: triton.Server) -> None:
+    """SIGKILL to Triton and its Python models."""
+    assert server.process.stdin is not None
+    server.process.stdin.close()  # see tether.py
+    server.process.wait()
+
+
+def stop(server: triton.Server) -> None:
+    """SIGTERM, as Kubernetes sends it when the time before is over."""
+    server.process.terminate()
+    server.process.wait()
+
+
+def interrupted(
+    repository: Path, end: Callable[[triton.Server], None], *, retries: int, in_flight: int = 4
+) -> tuple[Load, list[str]]:
+    """What becomes of requests while the server ends in the middle and another one takes its place."""
+    ports = triton.Ports.free()
+    signals = utterances(8, seed=3, shortest=2, longest=8)
+    with triton.serve(repository, ports=ports) as server:
+        with steady(ports.grpc_url, MODEL, in_flight=1, signals=signals) as alone:
+            until(lambda: len(alone.sent) >= len(signals), "each utterance alone")
+        right = {item.utterance: item.text or "" for item in alone.sent}
+        with steady(ports.grpc_url, MODEL, in_flight=in_flight, retries=retries, signals=signals) as load:
+            until(lambda: load.good > 20, "answers")
+            end(server)
+            with triton.serve(repository, ports=ports):
+                seen = load.good
+                until(lambda: load.good > seen + 20, "answers of the new server")
+    return load, [right[index] for index in range(len(signals))]
+
+
+def test_with_retries_a_killed_server_costs_no_request_and_no_transcript(repository: Path) -> None:
+    load, right = interrupted(repository, kill, retries=100)
+    assert load.errors == []
+    assert load.wrong(right) == []
+    assert load.retried > 0
+
+
+def test_with_retries_a_stopped_server_costs_no_request_and_no_transcript(repository: Path) -> None:
+    load, right = interrupted(repository, stop, retries=100, in_flight=32)
+    assert load.errors == []
+    assert load.wrong(right) == []
+    assert load.retried > 0
+
+
+def test_without_retries_the_failures_of_a_killed_server_are_told(repository: Path) -> None:
+    load, right = interrupted(repository, kill, retries=0)
+    assert load.errors
+    assert load.wrong(right) == []
+
+
+def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, results and standard error of `asr transcribe` whose server is killed and started again meanwhile."""
+    ports = triton.Ports.free()
+    command = [program("asr"), "transcribe", "--json", "--url", ports.grpc_url, "--model", MODEL, "--concurrency", "2"]
+    with triton.serve(repository, ports=ports) as server:
+        client = subprocess.Popen(
+            [*command, *arguments, *FILES * 20], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert client.stdout is not None
+        lines = [client.stdout.readline()]
+        kill(server)
+        with triton.serve(repository, ports=ports):
+            rest, errors = client.communicate(timeout=300)
+    return client.returncode, [json.loads(line) for line in [*lines, *rest.splitlines()]], errors
+
+
+def test_asr_transcribe_hides_a_killed_server_and_says_so(repository: Path) -> None:
+    code, results, errors = asr_across_a_kill(repository, "--retries", "100")
+    assert code == 0, errors
+    assert [result["file"] for result in results] == FILES * 20
+    texts = [result["text"] for result in results]
+    assert texts == texts[: len(FILES)] * 20
+    again = [result for result in results if result["retries"]]
+    assert again
+    assert f"{len(again)} of {len(results)} files were sent again" in " ".join(errors.split())
+
+
+def test_asr_transcribe_without_retries_tells_what_failed(repository: Path) -> None:
+    code, results, _ = asr_across_a_kill(repository, "--retries", "0")
+    assert code == 1
+    assert any("error" in result for result in results)

@@ -1,7 +1,9 @@
 """Fixtures that many tests share; what is heavy lives in `tests/builder/conftest.py`."""
 
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
 
 # Read once, when onnxruntime is loaded; nothing here reports anywhere.
@@ -12,3 +14,12 @@ settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run side by side, those of a folder stay together: they share servers that take long to start."""
+    for item in items:
+        folder = item.path.relative_to(Path(__file__).parent).parts[0]
+        if folder != "unit":
+            item.add_marker(pytest.mark.xdist_group(folder))

@@ -2,8 +2,8 @@
 
     python tests/benchmarks/autoscaling.py tests/benchmarks/results      (as root, after `make benchmark-tools images`)
 
-Clients that wait a second after each answer send utterances of 2 to 8 s through the headless Service, over whose pods
-gRPC balances; the load is what they say in a second. First a few, then four times as many, then Prometheus is away
+Clients that wait two seconds after each answer send utterances of 2 to 8 s through the headless Service, over whose
+pods gRPC balances; the load is what they say in a second. First a few, then four times as many, then Prometheus is away
 while they go on, then few again. What a transcript should be is what the same utterance gave alone, before. How the
 load is spread over the pods is read from their own counters, from when all have had time to be found. Nothing is sent
 twice. Writes `autoscaling.json` and `autoscaling.png`.
@@ -37,14 +37,18 @@ from tests.support.load import Load, Sent, steady, utterances
 from tests.support.platform import Speech
 
 NAME, MODEL, NAMESPACE, DEPLOYMENT = "english", "english_stt", "speech", "english-cpu"
-FEW, MANY = 4, 16
+FEW, MANY = 2, 8
 """Clients. Two cores serve, measure and send: the load is small, and so is the target."""
-PAUSE_SECONDS = 1.0
-TARGET = 20
+PAUSE_SECONDS = 2.0
+UTTERANCES = 31
+"""A prime, so that pods that take turns do not each get the same ones again and again."""
+TARGET = 5
 """Audio seconds a second that each pod should have."""
 BEFORE_SECONDS, AWAY_SECONDS, SPREAD_SECONDS = 45.0, 100.0, 90.0
 FOUND_SECONDS = 60.0
 """Until when clients have found new pods: connections are asked to be left each half a minute."""
+FORGOTTEN_SECONDS = 75.0
+"""Until nothing of a former load is in the rate."""
 PATIENCE_SECONDS = 420.0
 POOL = {
     "name": "cpu",
@@ -190,16 +194,19 @@ def record(run: Run, case: str, since: float, right: Sequence[str], **more: obje
     console.print({key: value for key, value in found.items() if key != "replicas"})
 
 
-def measure(pool: Pool, run: Run) -> None:
-    """All cases, one after the other, with the few clients there all the time."""
-    signals = utterances(32, seed=11, shortest=2, longest=8)
+def measure(pool: Pool, results: Path) -> None:
+    """All cases, with the few clients there all the time; each is written as soon as it is over."""
+    signals = utterances(UTTERANCES, seed=11, shortest=2, longest=8)
     address = pool.addresses["headless"]
     right = alone(address, signals)
+    time.sleep(FORGOTTEN_SECONDS)
+    run = Run()
     options: Object = {"pause": PAUSE_SECONDS, "signals": signals}
     with watching(pool, run), steady(address, MODEL, in_flight=FEW, **options) as few:
         run.loads.append((run.now(), few))
         time.sleep(BEFORE_SECONDS)
         record(run, "few clients", 0.0, right)
+        write(run, results)
         quadrupled = run.now()
         with steady(address, MODEL, in_flight=MANY - FEW, **options) as many:
             run.loads.append((run.now(), many))
@@ -219,6 +226,7 @@ def measure(pool: Pool, run: Run) -> None:
                 audio_seconds_by_pod=spread,
                 spread_percent=round(100 * apart, 1),
             )
+            write(run, results)
             away = run.now()
             pool.scale_prometheus(0)
             time.sleep(AWAY_SECONDS)
@@ -226,6 +234,7 @@ def measure(pool: Pool, run: Run) -> None:
             least = min([run.pods[-1][1], *(sample[1] for sample in since)])
             pool.scale_prometheus(1)
             record(run, "Prometheus is away", away, right, fewest_replicas_wanted=least)
+            write(run, results)
             time.sleep(90)  # its data went with it
         fell = run.now()
         until(lambda: run.ready() == 1, "one pod", seconds=PATIENCE_SECONDS)
@@ -233,6 +242,7 @@ def measure(pool: Pool, run: Run) -> None:
         until(lambda: run.pods[-1][1:] == (1, 1, 0, 0), "the others to have ended", seconds=PATIENCE_SECONDS)
         time.sleep(10)
         record(run, "the load falls to a quarter", fell, right, followed_seconds=round(came_down, 1))
+    write(run, results)
 
 
 def main(
@@ -242,27 +252,24 @@ def main(
     """Measure, and write the figures."""
     with tempfile.TemporaryDirectory(prefix="asr-benchmark-") as temporary:
         if folder is not None:
-            measured = _measured(Cluster(folder))
+            measure(prepare(Cluster(folder)), results)
         else:
             with Cluster(Path(temporary) / "cluster") as cluster:
-                measured = _measured(cluster)
+                measure(prepare(cluster), results)
+
+
+def write(run: Run, results: Path) -> None:
+    """What is known so far."""
     found = {
         "command": "python tests/benchmarks/autoscaling.py tests/benchmarks/results",
         "machine": f"{os.cpu_count()} cores, {machine_platform.machine()}, shared; one node, server and load on it",
         "load_average": os.getloadavg()[0],
         "load": f"{FEW}, then {MANY}, then {FEW} clients, each with {PAUSE_SECONDS:g} s between answer and request",
         "pool": POOL,
-        "cases": measured.cases,
+        "cases": run.cases,
     }
     (results / "autoscaling.json").write_text(json.dumps(found, indent=1) + "\n")
-    draw(measured, results / "autoscaling.png")
-
-
-def _measured(cluster: Cluster) -> Run:
-    pool = prepare(cluster)
-    run = Run()
-    measure(pool, run)
-    return run
+    draw(run, results / "autoscaling.png")
 
 
 def draw(run: Run, path: Path) -> None:

@@ -77,8 +77,7 @@ def fetch(
                     make_room(folder, wanted.size, limit, unused_seconds=unused_seconds, reporter=reporter)
                     found = artifact_store.fetch(uri, destination, sha256=sha256, reporter=reporter)
         else:
-            for name in _names(folder):
-                _unused_since(folder, name)
+            _note_unused(folder)
         yield found
 
 
@@ -163,8 +162,18 @@ def _size(folder: Path, name: str) -> int:
     return sum({status.st_ino: status.st_size for status in files}.values())
 
 
+def _note_unused(folder: Path) -> None:
+    """Note what is unused from now on, unless another pod is at it."""
+    try:
+        with _locked(folder / CHANGES, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            for name in _names(folder):
+                _unused_since(folder, name)
+    except BlockingIOError:
+        return
+
+
 def _unused_since(folder: Path, name: str) -> float | None:
-    """When this was first seen unused, in Unix time; None while it is used, or not there."""
+    """When this was first seen unused, in Unix time; None while it is used, or not there. Call it while `changing`."""
     marker = folder / f"{name}{UNUSED_SUFFIX}"
     try:
         with _locked(folder / f"{name}{LOCK_SUFFIX}", fcntl.LOCK_EX | fcntl.LOCK_NB):

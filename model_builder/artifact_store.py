@@ -20,6 +20,7 @@ from model_builder.resume import sha256_of
 from model_builder.storage import CHUNK, Storage
 
 PARALLEL = 8
+COMPILED = "__pycache__"
 Item = TypeVar("Item")
 
 
@@ -81,11 +82,11 @@ def find(storage: Storage, recipe: Recipe) -> Published | None:
 
 
 def describe(repository: Path) -> dict[str, File]:
-    """Digest and size of every file below `repository`."""
+    """Digest and size of every file below `repository`, but for what Python compiled there while it was checked."""
     return {
         path.relative_to(repository).as_posix(): File(sha256=sha256_of(path), size=path.stat().st_size)
         for path in sorted(repository.rglob("*"))
-        if path.is_file()
+        if path.is_file() and COMPILED not in path.parts
     }
 
 
@@ -334,12 +335,10 @@ def verify_folder(folder: Path, *, reporter: Reporter) -> Manifest:
         raise ArtifactError(f"{folder} holds no {MANIFEST}: it was not fetched by model-builder")
     manifest = parse_manifest(path.read_bytes(), where=str(path))
     with reporter.task("verify", manifest.size) as task:
-        found = {
-            item.relative_to(folder).as_posix()
-            for item in folder.rglob("*")
-            if item.is_file() and item != path and "__pycache__" not in item.parts  # Triton compiles the Python models
-        }
-        _compare_names(found, manifest, str(folder))
+        files = {item.relative_to(folder).as_posix() for item in folder.rglob("*") if item.is_file() and item != path}
+        # What Triton's Python models were compiled to since does not count.
+        compiled = {name for name in files - set(manifest.files) if COMPILED in Path(name).parts}
+        _compare_names(files - compiled, manifest, str(folder))
 
         def check(name: str) -> None:
             if sha256_of(folder / name) != manifest.files[name].sha256:

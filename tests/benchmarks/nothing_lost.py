@@ -133,8 +133,7 @@ def operator_restart(fleet: Fleet) -> int:
 
 def sigkill(fleet: Fleet) -> int:
     """The server of one of two pods is killed; its container starts again. What was in flight may fail."""
-    in_flight = sum(load.in_flight for load in fleet.loads)
-    fleet.kill_server()
+    in_flight = fleet.kill_server()
     until(lambda: not fleet.settled(2), "the kill to be seen", seconds=60)
     fleet.settle(2)
     return in_flight

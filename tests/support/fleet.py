@@ -111,10 +111,12 @@ class Fleet:
             else:
                 return
 
-    def kill_server(self) -> None:
-        """SIGKILL to a pod's server; its container is then started again."""
+    def kill_server(self) -> int:
+        """SIGKILL to a pod's server; its container is then started again. Returns how many requests were in flight."""
         (server,) = _processes(self.pods()[0].metadata.uid, b"tritonserver")
+        in_flight = sum(load.in_flight for load in self.loads)
         os.kill(server, signal.SIGKILL)
+        return in_flight
 
 
 def ready(pod: Any) -> bool:  # noqa: ANN401 (the client's type)

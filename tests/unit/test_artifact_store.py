@@ -125,6 +125,24 @@ def test_fetching_twice_is_fetching_once(published: artifact_store.Published, tm
     assert artifact_store.fetch(published.uri, destination, sha256=None, reporter=QUIET) == first
 
 
+def test_what_python_compiled_is_neither_published_nor_missed(
+    repository: Path, storage: Storage, tmp_path: Path
+) -> None:
+    def compile_in(folder: Path) -> None:
+        (folder / "english_stt" / "__pycache__").mkdir()
+        (folder / "english_stt" / "__pycache__" / "model.cpython-311.pyc").write_bytes(b"code")
+
+    compile_in(repository)
+    published = artifact_store.publish(
+        repository, storage, recipe=example(), provenance=PROVENANCE, facts=FACTS, check={}, gate={}, reporter=QUIET
+    )
+    assert not any("__pycache__" in name for name in published.manifest.files)
+    destination = tmp_path / "fetched"
+    artifact_store.fetch(published.uri, destination, sha256=None, reporter=QUIET)
+    compile_in(destination)
+    artifact_store.verify(str(destination), reporter=QUIET)
+
+
 def test_an_altered_folder_is_noticed(published: artifact_store.Published, tmp_path: Path) -> None:
     destination = tmp_path / "fetched"
     artifact_store.fetch(published.uri, destination, sha256=None, reporter=QUIET)

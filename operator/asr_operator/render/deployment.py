@@ -33,7 +33,7 @@ exit EXIT_CODE
 """.replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
 """Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
 
-HOLD_LOCK = 'exec 9<"$0" && flock --shared --nonblock 9 && exec "$@"'
+HOLD_LOCK = 'exec 9<"$0" && flock --shared 9 && exec "$@"'
 """Starts a server that holds a lock as long as it lives: the shell becomes the server, with the lock's file open."""
 
 

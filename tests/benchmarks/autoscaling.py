@@ -287,22 +287,23 @@ def draw(run: Run, path: Path) -> None:
     ):
         counts = [sample[index + 1] for sample in run.pods]
         pods.step(times, [*counts, counts[-1]], where="post", color=colour, label=label, ls="--" if index == 0 else "-")
-    pods.set(ylabel="pods", ylim=(0, 6.5), xlim=(0, end))
+    pods.set(ylabel="pods", ylim=(0, 8), xlim=(0, end))
     sent = run.sent
     bins = np.arange(0, end + 5, 5)
     rate = pods.twinx()
     answered = [at for at, item in sent if item.error is None]
     rate.step(bins[:-1], np.histogram(answered, bins)[0] / 5, where="post", color="tab:blue", alpha=0.5)
-    rate.set(ylabel="answers/s", ylim=(0, None))
-    pods.legend(loc="upper left", fontsize=8)
+    rate.set(ylabel="answers/s", ylim=(0, 6))
+    pods.legend(loc="center right", fontsize=8)
     latency.plot(answered, [1000 * item.seconds for _, item in sent if item.error is None], ".", ms=2, color="tab:blue")
     failed = [at for at, item in sent if item.error is not None]
     latency.plot(failed, [10.0] * len(failed), "x", color="tab:red")
     latency.set(yscale="log", ylabel="ms to the answer", xlabel="seconds; x: failed")
-    for case in run.cases:
+    for number, case in enumerate(run.cases):
         for axis in (pods, latency):
             axis.axvline(case["at"], color="tab:purple", alpha=0.4)
-        pods.text(case["at"] + 2, 6.1, f"{case['case']}: {case['failed']} failed, {case['wrong']} wrong", fontsize=8)
+        told = f"{case['case']}: {case['failed']} failed, {case['wrong']} wrong"
+        pods.text(case["at"] + 2, 7.5 - number % 2 * 0.6, told, fontsize=8)
     figure.savefig(path, format="png", dpi=90)
 
 

@@ -198,7 +198,9 @@ def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(engl
     english.cluster.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
     english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
     english.ready(NAME, seconds=180)
-    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=60)
+    # A pod counts as available some seconds after it is ready: only then is there nothing more to tell.
+    until(lambda: english.condition(NAME, "Ready")["message"].endswith("available: 2"), "two pods", seconds=60)
+    assert english.status(NAME)["ready"] == "2/2"
     before = len(written(english))
     assert before
     time.sleep(15)

@@ -129,7 +129,7 @@ $(S3_SERVER): $(VENV)/.installed
 	  github.com/prometheus/prometheus/cmd/$(@F)
 
 .cache/bin/keda-operator .cache/bin/keda-adapter: tests/cluster/keda/go.sum | $(VENV)/.installed
-	@echo "Building $(@F) for benchmarks (20 CPU minutes for both the first time)"
+	@echo "Building $(@F) for benchmarks (11 CPU minutes for both the first time)"
 	@cd tests/cluster/keda && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" \
 	  github.com/kedacore/keda/v2/cmd/$(@F:keda-%=%)
 

@@ -44,6 +44,7 @@ def run() -> None:
     except ConfigException as error:
         _fail(f"no cluster: {error}; set KUBECONFIG")
     if settings.metrics_port:
+        prometheus_client.REGISTRY.register(operator.fleet)
         prometheus_client.start_http_server(settings.metrics_port)
     registry = kopf.OperatorRegistry()
     operator.register(registry)

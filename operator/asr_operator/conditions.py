@@ -9,6 +9,8 @@ from asr_operator.api.v1alpha1 import Condition, ConditionStatus
 READY, BUILT, SERVING = "Ready", "Built", "Serving"
 RECONCILING, STALLED, DEGRADED = "Reconciling", "Stalled", "Degraded"
 """True or absent: what is as it should be has none of these."""
+ABNORMAL = {STALLED, DEGRADED}
+"""Bad when True."""
 ORDER = (READY, BUILT, SERVING, RECONCILING, STALLED, DEGRADED)
 
 MESSAGE_LENGTH = 2_000

@@ -13,6 +13,7 @@ from asr_operator.api import v1alpha1 as api
 from asr_operator.api.base import GROUP
 from asr_operator.cluster import KINDS, Cluster
 from asr_operator.errors import TransientError
+from asr_operator.fleet import Fleet
 from asr_operator.queue import KeyedQueue
 from asr_operator.reconcile import Reconciler
 from asr_operator.settings import Settings
@@ -27,11 +28,12 @@ FIRST_SYNC_BACKOFF = (1.0, 2.0, 5.0, 10.0)
 
 
 class Operator:
-    """The running operator: a store, a queue, its workers, and the resync."""
+    """The running operator: a store, a queue, its workers, the resync, and what it tells of its resources."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.store = Store()
+        self.fleet = Fleet(self.store)
         self.cluster = Cluster.connect(self.store, settings.namespaces, connections=settings.workers + 2)
         self.cluster.observer = metrics.request
         self.reconciler = Reconciler(self.cluster, self.store, settings)
@@ -88,6 +90,7 @@ class Operator:
         labels = seen["metadata"].get("labels", {})
         if param != api.KIND and labels.get(names.MANAGED_BY_LABEL) != names.OPERATOR:
             return
+        self.fleet.see(param, seen, gone=type == "DELETED")
         keys = {(seen["metadata"]["namespace"], seen["metadata"]["name"])} if param == api.KIND else set()
         if type == "DELETED":
             keys |= self.store.owners(seen)

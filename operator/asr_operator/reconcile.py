@@ -35,7 +35,6 @@ OPTIONAL_KINDS = (
 """Children that go as soon as they are not wanted. Deployments stay until the others serve."""
 STALLED_SECONDS = 300.0
 """A resource that the user has to mend is looked at again after this time: the cause may lie outside it."""
-ABNORMAL = {conditions.STALLED, conditions.DEGRADED}
 
 
 @dataclass(slots=True)
@@ -205,7 +204,7 @@ class Reconciler:
             )
             # Several conditions may have one cause.
             if (condition.reason, condition.message) not in told:
-                self._emit(body, change, bad=condition.type in ABNORMAL and not change.gone)
+                self._emit(body, change, bad=condition.type in conditions.ABNORMAL and not change.gone)
             told.add((condition.reason, condition.message))
 
     def _emit(self, body: Object, change: conditions.Transition, *, bad: bool) -> None:

@@ -47,7 +47,7 @@ class TritonPythonModel:
         self._settings = settings.Settings.load(folder)
         self._vocabulary = text.Vocabulary.load(folder / VOCABULARY_FILE)
         self._frontend = frontend.load(self._settings.frontend, folder)
-        self._counters = metrics.Counters(args["model_name"])
+        self._metrics = metrics.Metrics(args["model_name"], args["model_instance_name"])
         lock = threading.Lock()
         self._arrived = threading.Condition(lock)
         self._room = threading.Condition(lock)
@@ -71,8 +71,10 @@ class TritonPythonModel:
                 samples = audio.checked(signal, self._settings.limits)
                 accepted.append(_Waiting(samples, request.requested_output_names(), sender, time.monotonic()))
             except audio.AudioError as error:
-                self._counters.add(refused=1)
+                self._metrics.add(refused=1)
                 _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
+        if accepted:
+            self._metrics.accepted(len(accepted))
         with self._room:
             # Back-pressure: past this point requests wait in Triton's queue, where its queue policy governs them.
             self._room.wait_for(lambda: self._stopping or len(self._waiting) < self._settings.max_pending)
@@ -89,6 +91,7 @@ class TritonPythonModel:
         self._answering.shutdown()
         for waiting in self._waiting:
             _answer(waiting.sender, _error("the server is stopping", pb_utils.TritonError.UNAVAILABLE))
+        self._metrics.close()
 
     def _work(self) -> None:
         batches = audio.Batches()
@@ -131,30 +134,34 @@ class TritonPythonModel:
                 pb_utils.InferenceResponse(transcript_tensors(transcript, waiting.wanted))
                 for waiting, transcript in zip(batch, transcripts, strict=True)
             ]
-            # Counted first: whoever has an answer finds it in the metrics.
-            self._count(batch, samples, taken_at)
         except Exception as error:  # noqa: BLE001 (nobody looks at what a thread of the pool raises)
             self._fail(batch, error)
             return
         for waiting, response in zip(batch, responses, strict=True):
             _answer(waiting.sender, response)
+        self._count(batch, samples, taken_at)
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        self._counters.add(failed=len(batch))
         stopping = any(words in str(error) for words in STOPPING)
         code = pb_utils.TritonError.UNAVAILABLE if stopping else pb_utils.TritonError.INTERNAL
         response = _error(f"{self._settings.acoustic_model}: {error}", code)
         for waiting in batch:
             _answer(waiting.sender, response)
+        self._metrics.add(failed=len(batch))
+        self._metrics.accepted(-len(batch))
 
     def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
-        self._counters.add(
+        self._metrics.add(
             utterances=len(batch),
             batches=1,
             audio_seconds=sum(item.samples.size for item in batch) / tensors.SAMPLE_RATE,
             padded_audio_seconds=len(batch) * samples / tensors.SAMPLE_RATE,
             waiting_seconds=sum(taken_at - item.since for item in batch),
         )
+        self._metrics.observe("batch_utterances", [len(batch)])
+        now = time.monotonic()
+        self._metrics.observe("request_seconds", [now - item.since for item in batch])
+        self._metrics.accepted(-len(batch))
 
     def _call_acoustic(self, inputs: list[Any]) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)
         deadline = time.monotonic() + ACOUSTIC_READY_SECONDS

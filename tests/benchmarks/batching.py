@@ -28,7 +28,7 @@ from asr_serving.settings import Settings
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder import triton
 from model_builder.pipeline import versions
-from tests.support.load import Pcm, prometheus, utterances
+from tests.support.load import Pcm, settled, utterances
 from tests.support.programs import program
 
 NAME = "english_stt"
@@ -63,11 +63,11 @@ def measure(
 ) -> dict[str, Any]:
     """One case: load, and what the server counted meanwhile."""
     url = server.ports.grpc_url
-    before, counted = asyncio.run(counts(url)), prometheus(server.ports)
+    before, counted = asyncio.run(counts(url)), settled(server.ports)
     started = time.monotonic()
     latencies = np.array(asyncio.run(load(url, MODELS[case], signals, concurrency)))
     wall = time.monotonic() - started
-    after, counted_after = asyncio.run(counts(url)), prometheus(server.ports)
+    after, counted_after = asyncio.run(counts(url)), settled(server.ports)
     seconds = np.array([signal.size for signal in signals]) / SAMPLE_RATE
     if case == "scheduler":
         spent = {key: counted_after[key] - counted.get(key, 0.0) for key in counted_after}

@@ -33,7 +33,7 @@ from model_builder.recipe import Engine, Precision, Recipe
 from model_builder.repository.layout import REFERENCES, VERSION
 from model_builder.stages import check, measure, plan, repository
 from model_builder.storage import Storage
-from tests.support.load import prometheus
+from tests.support.load import settled
 
 COMMAND = "python tests/benchmarks/plans.py artifact tests/benchmarks/results"
 CLIENTS = (64, 256, 512, 768, 1024)
@@ -65,12 +65,12 @@ def load(
     server: triton.Server, model: str, lengths: tuple[float, float], *, clients: int, processes: int, seconds: float
 ) -> dict[str, Any]:
     """Load from several processes, and what the scheduler counted meanwhile."""
-    before = prometheus(server.ports)
+    before = settled(server.ports)
     share = max(1, clients // processes)
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         arguments = [(server.ports.grpc_url, model, lengths, share, seconds, seed) for seed in range(processes)]
         results = pool.starmap(client, arguments)
-    after = prometheus(server.ports)
+    after = settled(server.ports)
     spent = {name: value - before.get(name, 0.0) for name, value in after.items()}
     summary = bench.summarise(
         [answer for item in results for answer in item["answers"]], max(r["wall"] for r in results)

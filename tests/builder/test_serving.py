@@ -2,10 +2,12 @@
 
 import asyncio
 import re
+import shutil
 import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from asr_serving import tensors
 from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
-from tests.support.load import Pcm, prometheus, utterances
+from tests.cluster.machine import until
+from tests.support.load import Pcm, prometheus, settled, utterances
 from tests.support.programs import program
 
 MODELS = ("english_stt", "ensemble_english_stt")
@@ -148,9 +151,30 @@ def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(
     model = asyncio.run(statistics())
     # Triton's own figures, with the two warm-up requests of the model in them.
     assert model.inference_count / model.execution_count >= 12
-    counters = prometheus(fresh_server.ports)
+    counters = settled(fresh_server.ports)
     assert counters["asr_utterances_total"] == len(signals)
     assert counters["asr_audio_seconds_total"] / counters["asr_padded_audio_seconds_total"] >= 0.8
+
+
+def test_what_waits_how_long_and_in_which_batches_adds_up_over_the_processes_of_the_scheduler(
+    repository: Path, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(repository, tmp_path / "two")
+    config = copy / "english_stt" / "config.pbtxt"
+    config.write_text(config.read_text().replace("count: 1", "count: 2"))
+    signals = utterances(96, seed=3, shortest=20, longest=30)
+    with triton.serve(copy) as server, ThreadPoolExecutor(1) as pool:
+        sent = pool.submit(texts, server, "english_stt", signals, concurrency=len(signals))
+        # In the processes, that is: Triton's own queue has passed them on.
+        until(lambda: prometheus(server.ports)["asr_pending_utterances"] > 64, "many to wait", seconds=60)
+        assert not [text for text in sent.result(120) if text.startswith("failed")]
+        counted = settled(server.ports)
+    assert counted["asr_pending_utterances"] == 0
+    assert counted["asr_utterances_total"] == counted["asr_batch_utterances_sum"] == len(signals)
+    assert counted["asr_batches_total"] == counted["asr_batch_utterances_count"] < len(signals)
+    assert counted['asr_request_seconds_bucket{le="+Inf"}'] == len(signals)
+    assert counted['asr_request_seconds_bucket{le="0.005"}'] == 0
+    assert counted["asr_waiting_seconds_total"] < counted["asr_request_seconds_sum"]
 
 
 def test_log_probabilities_come_only_when_asked_for(server: triton.Server, check_audio: AudioSet) -> None:

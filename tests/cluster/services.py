@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import PROJECT, Cluster
 from tests.cluster.machine import until
 
 MANIFESTS = Path(__file__).parent / "manifests"
+RULES = PROJECT / "charts" / "asr-operator" / "files" / "alerts.yaml"
 BUCKET = "asr-models"
 S3_SECRET = "s3"  # noqa: S105 - its name
 ROLLOUT_SECONDS = 90
@@ -52,11 +53,19 @@ class Prometheus:
         Raises:
             OSError: Prometheus does not answer, or refuses the expression.
         """
+        found: list[dict[str, Any]] = self._ask("query", query=expression)["result"]
+        return found
+
+    def rules(self) -> list[dict[str, Any]]:
+        """Recording rules and alerts: each has `name`, `query`, `health`, and `lastError` if that is not good."""
+        return [rule for group in self._ask("rules")["groups"] for rule in group["rules"]]
+
+    def _ask(self, what: str, **parameters: str) -> dict[str, Any]:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        parameters = urllib.parse.urlencode({"query": expression})
-        with opener.open(f"{self.host_address}/api/v1/query?{parameters}", timeout=10) as response:
-            found: list[dict[str, Any]] = json.load(response)["data"]["result"]
-            return found
+        address = f"{self.host_address}/api/v1/{what}?{urllib.parse.urlencode(parameters)}"
+        with opener.open(address, timeout=10) as response:
+            data: dict[str, Any] = json.load(response)["data"]
+            return data
 
 
 def start_s3(cluster: Cluster, namespace: str) -> S3:
@@ -72,9 +81,11 @@ def start_s3(cluster: Cluster, namespace: str) -> S3:
 
 
 def start_prometheus(cluster: Cluster) -> Prometheus:
-    """Start the cluster's Prometheus, in the namespace `monitoring`, and wait until it is ready."""
+    """Start the cluster's Prometheus, in the namespace `monitoring`, with the chart's rules; wait until it is ready."""
     cluster.use_image("prometheus")
-    address = _start(cluster, "prometheus", "monitoring")
+    metadata = {"name": "prometheus-rules", "namespace": "monitoring"}
+    rules = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {RULES.name: RULES.read_text()}}
+    address = _start(cluster, "prometheus", "monitoring", rules)
     return Prometheus("http://prometheus.monitoring.svc.cluster.local:9090", f"http://{address}:9090")
 
 
@@ -89,10 +100,12 @@ def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
     cluster.apply({"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": values})
 
 
-def _start(cluster: Cluster, name: str, namespace: str) -> str:
-    """Apply a manifest and wait until its Deployment answers by its Service; returns the address of that."""
+def _start(cluster: Cluster, name: str, namespace: str, *more: dict[str, Any]) -> str:
+    """Apply a manifest and what it refers to; wait until its Deployment answers by its Service, at this address."""
     manifest = MANIFESTS / f"{name}.yaml"
     cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
+    if more:
+        cluster.apply(*more)
     waited = f"--timeout={ROLLOUT_SECONDS}s"
     cluster.kubectl("rollout", "status", "-n", namespace, f"deployment/{name}", waited, seconds=ROLLOUT_SECONDS + 10)
     spec = cluster.get("service", name, "-n", namespace)["spec"]

@@ -7,8 +7,10 @@ import time
 import obstore
 import pytest
 
+from tests.cluster import services
 from tests.cluster.machine import until
-from tests.support import platform
+from tests.cluster.services import Prometheus
+from tests.support import monitoring, platform
 from tests.support.load import steady
 from tests.support.platform import Speech
 
@@ -16,11 +18,19 @@ NAME = "english"
 MOST_ERRORS = 0.02
 DRAINED_SECONDS = 150
 SERVERS = "app.kubernetes.io/component=server,app.kubernetes.io/instance"
+GPU_PANELS = {"GPU A"}
+"""Panels that show nothing on a machine without a GPU."""
 BUILDS = "app.kubernetes.io/component=build"
 
 
 @pytest.fixture(scope="module")
-def english(speech: Speech) -> Speech:
+def prometheus(speech: Speech) -> Prometheus:
+    """It looks on from before the first AsrDeployment."""
+    return services.start_prometheus(speech.cluster)
+
+
+@pytest.fixture(scope="module")
+def english(speech: Speech, prometheus: Prometheus) -> Speech:  # noqa: ARG001
     """The demo's AsrDeployment, served."""
     speech.apply(NAME)
     speech.ready(NAME, seconds=600)
@@ -34,6 +44,39 @@ def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> N
     (artifact,) = status["artifacts"]
     assert artifact["werPermille"] <= 20
     assert artifact["tokenAgreementPermille"] >= 990
+
+
+def test_no_recording_rule_and_no_panel_of_the_dashboard_is_empty_under_load(
+    english: Speech, prometheus: Prometheus
+) -> None:
+    scaling = {"minReplicas": 1, "maxReplicas": 1, "target": {"pendingRequests": 64}}
+    english.apply(NAME, pools=[{"name": "cpu", "autoscaling": scaling}])
+    english.apply("wrong", image={"tensorrt": "1.0"})  # there is no such image, and so there is a problem to show
+    asked = {rule["record"]: rule["record"] for rule in monitoring.rules("record")} | monitoring.queries()
+    empty = set(asked)
+
+    def none_empty() -> bool:
+        for name in sorted(empty):
+            if any(item["value"][1] != "NaN" for item in prometheus.query(asked[name])):
+                empty.discard(name)
+        return empty <= GPU_PANELS
+
+    try:
+        with steady(platform.address(english.cluster, english.namespace, NAME), "english_stt"):
+            until(none_empty, "every panel and rule to have values", seconds=120)
+    finally:
+        assert empty == GPU_PANELS
+        english.delete("wrong")
+
+
+def test_every_alert_can_be_evaluated_on_series_that_exist(english: Speech, prometheus: Prometheus) -> None:
+    assert english.condition(NAME, "Ready")["status"] == "True"
+    evaluated = {rule["name"]: rule for rule in prometheus.rules()}
+    assert {name: rule.get("lastError", "") for name, rule in evaluated.items() if rule["health"] != "ok"} == {}
+    for rule in monitoring.rules():
+        assert rule["alert"] in evaluated
+        for selector in monitoring.selectors(rule["expr"]):
+            assert prometheus.query(selector), f"{rule['alert']}: {selector}"
 
 
 def test_new_batching_is_rolled_out_without_a_failed_request_and_without_a_build(english: Speech) -> None:
@@ -102,11 +145,27 @@ def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(engl
     english.cluster.kubectl("delete", "pod", *pods, "--grace-period=0", "--force")
     english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
     english.ready(NAME, seconds=180)
-    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=60)
+    # A pod counts as available some seconds after it is ready: only then is there nothing more to tell.
+    until(lambda: english.condition(NAME, "Ready")["message"].endswith("available: 2"), "two pods", seconds=60)
+    assert english.status(NAME)["ready"] == "2/2"
     before = len(written(english))
     assert before
     time.sleep(15)
     assert written(english)[before:] == []
+
+
+def test_a_pod_that_is_deleted_by_force_is_counted_as_one_that_did_not_drain(
+    english: Speech, prometheus: Prometheus
+) -> None:
+    def undrained() -> float:
+        counter = f'asr_deployment_undrained_pods_total{{namespace="{english.namespace}", name="{NAME}"}}'
+        (found,) = prometheus.query(f"sum({counter})")
+        return float(found["value"][1])
+
+    assert undrained() == 0
+    pod = english.find("pods", f"{SERVERS}={NAME}")[0]["metadata"]["name"]
+    english.cluster.kubectl("delete", "pod", pod, "-n", english.namespace, "--grace-period=0", "--force")
+    until(lambda: undrained() == 1, "the pod to be counted", seconds=60)
 
 
 def written(speech: Speech) -> list[str]:

@@ -1,6 +1,7 @@
 """Load for tests and benchmarks, and what the server counted of it."""
 
 import asyncio
+import re
 import threading
 import time
 import urllib.request
@@ -33,10 +34,26 @@ def utterances(count: int, *, seed: int, shortest: float, longest: float) -> lis
 
 
 def prometheus(ports: triton.Ports) -> dict[str, float]:
-    """The scheduler's counters so far."""
+    """What the scheduler has told so far, added up over all labels but the upper bounds of histograms (`le`)."""
     with urllib.request.urlopen(f"http://{ports.host}:{ports.metrics}/metrics", timeout=10) as response:
         lines = response.read().decode().splitlines()
-    return {line.split("{")[0]: float(line.split()[-1]) for line in lines if line.startswith("asr_")}
+    found: dict[str, float] = {}
+    for line in lines:
+        if line.startswith("asr_"):
+            name, bound = line.split("{")[0], re.search(r'le="[^"]*"', line)
+            key = f"{name}{{{bound[0]}}}" if bound else name
+            found[key] = found.get(key, 0) + float(line.split()[-1])
+    return found
+
+
+def settled(ports: triton.Ports) -> dict[str, float]:
+    """What the scheduler has counted when nothing more is going on: it tells of it a little later."""
+    found = prometheus(ports)
+    while True:
+        time.sleep(0.5)
+        if (later := prometheus(ports)) == found:
+            return found
+        found = later
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,15 @@ def test_replicas_are_not_written_where_an_autoscaler_owns_them(body: Object) ->
             assert ("replicas" in child["spec"]) != (child["metadata"]["name"] in scaled)
 
 
+def test_pending_requests_are_those_in_the_scheduler_and_before_it_not_the_batches_of_the_acoustic_model() -> None:
+    scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
+    found = context(changed(pools=[{"name": "cpu", "autoscaling": scaling}]))
+    (scaled,) = [child for child in children(found) if child["kind"] == "ScaledObject"]
+    (trigger,) = scaled["spec"]["triggers"]
+    assert '__name__=~"asr_pending_utterances|nv_inference_pending_request_count"' in trigger["metadata"]["query"]
+    assert f'model="{found.spec.model.name}"' in trigger["metadata"]["query"]
+
+
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(resources)
 def test_a_plan_reaches_only_pods_with_its_gpu_and_its_tensorrt(body: Object) -> None:

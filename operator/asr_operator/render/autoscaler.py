@@ -85,7 +85,8 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
     query, value = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{WINDOW}]))", target.audio_seconds_per_second
     if value is None:
         model = context.spec.model.name
-        query = f'sum({names.PENDING_GAUGE}{{{pods},model=~"(onnx|tensorrt)_{model}"}})'
+        gauges = f"{names.PENDING_GAUGE}|{names.QUEUED_GAUGE}"
+        query = f'sum({{__name__=~"{gauges}",{pods},model="{model}"}})'
         value = target.pending_requests
     return {
         "type": "prometheus",

@@ -21,8 +21,8 @@ from asr_operator.store import Key, Store, key_of
 
 Object = dict[str, Any]
 
-PAGE = 500
-"""Objects of one answer to a listing."""
+PAGE = 100
+"""Objects of one answer to a listing: parsed, five hundred would take as much memory as all else."""
 TIMEOUT = (10, 30)
 """Seconds to connect, and to wait for an answer."""
 APPLY = "application/apply-patch+yaml"
@@ -62,11 +62,11 @@ class Listing:
     """What there was at one moment.
 
     Attributes:
-        items: Objects.
+        keys: Of the objects.
         version: Resource version of the moment.
     """
 
-    items: list[Object]
+    keys: set[Key]
     version: int
 
 
@@ -145,26 +145,44 @@ class Cluster:
                 self.served.discard(kind.name)
             else:
                 self.served.add(kind.name)
-                items = [item for listing in whole for item in listing.items]
-                self.store.replace(kind.name, items, min(listing.version for listing in whole))
+                keys = {key for listing in whole for key in listing.keys}
+                self.store.retain(kind.name, keys, min(listing.version for listing in whole))
+
+    def look_for_kinds(self) -> bool:
+        """Whether the cluster knows an optional kind by now that it did not know at the last sync.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        missing = [kind for kind in KINDS.values() if kind.name not in self.served]
+        return any(self._page(kind, self.namespaces[0] if self.namespaces else None, limit=1) for kind in missing)
 
     def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
-        found: list[Object] = []
+        """Put all objects into the store, one page after another: together they would take the most memory of all."""
+        keys: set[Key] = set()
         token = ""
         while True:
-            query = {"limit": str(PAGE)} | ({"continue": token} if token else {})
-            query |= {"labelSelector": names.MANAGED} if kind.selected else {}
-            try:
-                page = self._request("GET", kind, kind.path(namespace), query=query)
-            except ApiException as error:
-                if error.status == 404 and kind.optional:  # noqa: PLR2004
-                    return None
-                raise _told(error, f"list {kind.plural}") from error
-            # Items of a list do not say what they are.
-            found += [{"apiVersion": kind.group, "kind": kind.name} | item for item in page.get("items", ())]
+            page = self._page(kind, namespace, limit=PAGE, token=token)
+            if page is None:
+                return None
+            for item in page.get("items", ()):
+                # Items of a list do not say what they are.
+                self.store.put(kind.name, {"apiVersion": kind.group, "kind": kind.name} | item)
+                keys.add(key_of(item))
             token = page["metadata"].get("continue", "")
             if not token:
-                return Listing(found, int(page["metadata"]["resourceVersion"]))
+                return Listing(keys, int(page["metadata"]["resourceVersion"]))
+
+    def _page(self, kind: Kind, namespace: str | None, *, limit: int, token: str = "") -> Object | None:
+        """A part of a listing; None if the cluster may be without this kind, and is."""
+        query = {"limit": str(limit)} | ({"continue": token} if token else {})
+        query |= {"labelSelector": names.MANAGED} if kind.selected else {}
+        try:
+            return self._request("GET", kind, kind.path(namespace), query=query)
+        except ApiException as error:
+            if error.status == 404 and kind.optional:  # noqa: PLR2004
+                return None
+            raise _told(error, f"list {kind.plural}") from error
 
     def apply(self, wanted: Object, *, uid: str, manager: str = names.FIELD_MANAGER) -> Object:
         """Make an object what is wanted of it; nothing is written when it is so already.

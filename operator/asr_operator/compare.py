@@ -1,9 +1,10 @@
 """Whether a live object is what the operator wants it to be. Pure.
 
-Only what the operator wants is looked at: what others have added (defaults, sidecars, status) is theirs.
+Only what the operator wants is looked at: what others have added (defaults, sidecars, status) is theirs. Types are
+asked for as JSON has them: with abstract ones a comparison, one for each child at each pass, takes 1.7 times as long.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
@@ -14,8 +15,8 @@ MERGE_KEYS = ("name", "uid", "mountPath", "containerPort", "port", "topologyKey"
 
 def difference(wanted: Any, live: Any, path: str = "") -> str | None:  # noqa: ANN401 (any JSON)
     """The path of the first thing that is not as wanted; None if everything is."""
-    if isinstance(wanted, Mapping):
-        if not isinstance(live, Mapping):
+    if isinstance(wanted, dict):
+        if not isinstance(live, dict):
             return None if _empty(wanted) and live is None else path
         return next(
             (
@@ -25,7 +26,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:  # noqa: A
             ),
             None,
         )
-    if isinstance(wanted, Sequence) and not isinstance(wanted, str):
+    if isinstance(wanted, list | tuple):
         return _list_difference(wanted, live, path)
     if wanted == live or (live is None and _empty(wanted)):
         return None
@@ -33,7 +34,7 @@ def difference(wanted: Any, live: Any, path: str = "") -> str | None:  # noqa: A
 
 
 def _list_difference(wanted: Sequence[Any], live: Any, path: str) -> str | None:  # noqa: ANN401
-    if not isinstance(live, Sequence) or isinstance(live, str):
+    if not isinstance(live, list | tuple):
         return None if not wanted and live is None else path
     key = _merge_key([*wanted, *live])
     if key is None:
@@ -51,7 +52,7 @@ def _list_difference(wanted: Sequence[Any], live: Any, path: str) -> str | None:
 
 def _merge_key(items: Sequence[Any]) -> str | None:
     for key in MERGE_KEYS:
-        if items and all(isinstance(item, Mapping) and key in item for item in items):
+        if items and all(isinstance(item, dict) and key in item for item in items):
             return key
     return None
 

@@ -22,6 +22,10 @@ from asr_operator.store import Key, Store
 LOG = logging.getLogger(__name__)
 RECONCILE_SECONDS = 120.0
 DRAIN_SECONDS = 20.0
+CHUNK = 50
+"""Objects of one answer to kopf's listings: all kinds are listed at once, and a parsed object takes 60 KB."""
+KINDS_SECONDS = 15.0
+"""Between two looks for kinds that the cluster does not know yet; each is one small request a kind."""
 UNTOLD_FAILURES = 2
 """In a row: most have passed by then, and nobody needs to know."""
 FIRST_SYNC_BACKOFF = (1.0, 2.0, 5.0, 10.0)
@@ -59,8 +63,8 @@ class Operator:
     async def start(self, settings: kopf.OperatorSettings, **_: Any) -> None:  # noqa: ANN401 (kopf's)
         """Set kopf up, read everything, and begin to work."""
         configure(settings)
-        # Each pass has a thread, and so has the resync; asyncio's own number goes by the machine's cores.
-        threads = ThreadPoolExecutor(self.settings.workers + 1, thread_name_prefix="pass")
+        # Each pass has a thread, and so have the resync and the look for kinds; asyncio's own number goes by the cores.
+        threads = ThreadPoolExecutor(self.settings.workers + 2, thread_name_prefix="pass")
         asyncio.get_running_loop().set_default_executor(threads)
         for delay in (*FIRST_SYNC_BACKOFF, None):
             try:
@@ -74,6 +78,7 @@ class Operator:
         self._tasks = [
             asyncio.create_task(self.queue.run(self.settings.workers), name="workers"),
             asyncio.create_task(self._resync(), name="resync"),
+            asyncio.create_task(self._look_for_kinds(), name="kinds"),
         ]
 
     async def stop(self, **_: Any) -> None:  # noqa: ANN401
@@ -94,7 +99,7 @@ class Operator:
         keys = {(seen["metadata"]["namespace"], seen["metadata"]["name"])} if param == api.KIND else set()
         if type == "DELETED":
             keys |= self.store.owners(seen)
-            self.store.drop(param, seen)
+            self.store.drop(param, seen, ended=True)
         elif self.store.put(param, seen):
             keys |= self.store.owners(seen)
         else:
@@ -153,6 +158,16 @@ class Operator:
             except TransientError as error:
                 LOG.warning("%s; tried again in %d s", error, self.settings.resync_seconds)
 
+    async def _look_for_kinds(self) -> None:
+        """KEDA may be installed after the operator: whoever waits for it should not wait for the next resync."""
+        while True:
+            await asyncio.sleep(KINDS_SECONDS)
+            try:
+                if await asyncio.to_thread(self.cluster.look_for_kinds):
+                    await self._sync()
+            except TransientError as error:
+                LOG.warning("%s; tried again in %d s", error, KINDS_SECONDS)
+
 
 def configure(settings: kopf.OperatorSettings) -> None:
     """Kopf's settings, each with its reason."""
@@ -161,7 +176,7 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.scanning.disabled = True  # no rights to read namespaces and CRDs are asked for
     settings.watching.server_timeout = 300  # a watch that says nothing is begun anew
     settings.watching.connect_timeout = 10
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = CHUNK
     for kind in KINDS.values():
         if kind.selected:
             # Without it every pod of the cluster would come here, and stay in memory.
@@ -171,8 +186,24 @@ def configure(settings: kopf.OperatorSettings) -> None:
     settings.networking.connect_timeout = 10
     settings.networking.error_backoffs = Endless(1, 1, 2, 3, 5, 8, 13, 21)  # an API server may be away for long
     settings.networking.enforce_retry_after = True
+    settings.queueing.idle_timeout = 0.1  # a task holds its object so long: all that were listed, after a start
+    settings.persistence.diffbase_storage = NoDifferences()
     settings.process.ultimate_exiting_timeout = 25  # below the usual grace period of a pod
     settings.persistence.finalizer = f"{GROUP}/finalizer"  # none is ever set; should one be, it is ours
+
+
+class NoDifferences(kopf.DiffBaseStorage):
+    """Objects are never compared with those of before: kopf would copy each one three times at each of its events."""
+
+    def build(self, **_: Any) -> kopf.BodyEssence:  # noqa: ANN401 (kopf's)
+        """Nothing is worth comparing."""
+        return kopf.BodyEssence({})
+
+    def fetch(self, **_: Any) -> None:  # noqa: ANN401
+        """Nothing is kept."""
+
+    def store(self, **_: Any) -> None:  # noqa: ANN401
+        """Nothing is kept."""
 
 
 class Endless:

@@ -1,8 +1,9 @@
 """What watches and own requests have seen: the newest version of each object. No Kubernetes in it."""
 
-import sys
+import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from asr_operator import names
@@ -12,55 +13,81 @@ Object = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a resource."""
 
+REMEMBERED_ENDS = 10_000
+"""Objects whose end is remembered: more than can end while a listing goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One object.
+
+    Attributes:
+        uid: Of the object.
+        version: Its resource version.
+        parents: Under which it is found: uids of its owners, and for serving pods whose they are.
+        text: The object as JSON: an eighth of the memory, and read in microseconds.
+    """
+
+    uid: str
+    version: int
+    parents: tuple[str, ...]
+    text: str
+
 
 class Store:
-    """Objects by kind, namespace and name; safe to use from several threads."""
+    """Objects by kind, namespace and name; safe to use from several threads. Each answer is a copy of its own."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._objects: dict[str, dict[Key, Object]] = {}
+        self._objects: dict[str, dict[Key, Kept]] = {}
         self._children: dict[str, set[tuple[str, Key]]] = {}
-        """By uid of the owner."""
+        """By parent."""
+        self._ended: dict[str, None] = {}
+        """Uids, the oldest first."""
 
     def put(self, kind: str, body: Object) -> bool:
         """Keep an object, unless this version of it or a newer one is here; returns whether it is news."""
+        key, uid, version = key_of(body), _uid(body), _version(body)
         with self._lock:
-            key = key_of(body)
-            kept = self._objects.setdefault(kind, {})
-            former = kept.get(key)
-            if former is not None and _uid(former) == _uid(body) and _version(former) >= _version(body):
+            if uid in self._ended:
+                return False
+            objects = self._objects.setdefault(kind, {})
+            former = objects.get(key)
+            if former is not None and former.uid == uid and former.version >= version:
                 return False
             if former is not None:
-                self._forget_owners(kind, key, former)
-            kept[key] = trimmed(body)
-            for uid in _parents(kind, body):
-                self._children.setdefault(uid, set()).add((kind, key))
+                self._forget_parents(kind, key, former)
+            kept = Kept(uid, version, _parents(kind, body), json.dumps(trimmed(body), separators=(",", ":")))
+            objects[key] = kept
+            for parent in kept.parents:
+                self._children.setdefault(parent, set()).add((kind, key))
             return True
 
-    def drop(self, kind: str, body: Object) -> None:
-        """Forget an object that is gone."""
+    def drop(self, kind: str, body: Object, *, ended: bool = False) -> None:
+        """Forget an object. If it has ended, a listing that began before does not bring it back."""
+        uid = _uid(body)
         with self._lock:
             former = self._objects.get(kind, {}).get(key_of(body))
-            if former is not None and _uid(former) == _uid(body):
-                self._forget_owners(kind, key_of(body), former)
-                del self._objects[kind][key_of(body)]
+            if former is not None and former.uid == uid:
+                self._forget(kind, key_of(body), former)
+            if ended:
+                self._ended[uid] = None
+                if len(self._ended) > REMEMBERED_ENDS:
+                    del self._ended[next(iter(self._ended))]
 
-    def replace(self, kind: str, bodies: Iterable[Object], version: int) -> None:
-        """Keep these objects of a kind and forget the others that were there: what a listing at `version` has found."""
-        listed = {key_of(body): body for body in bodies}
+    def retain(self, kind: str, listed: Collection[Key], version: int) -> None:
+        """Forget all objects of a kind but those that a listing at `version` has found, and those that came since."""
         with self._lock:
             # What has come since the listing stays: no watch tells of it again.
-            kept = self._objects.get(kind, {})
-            gone = [body for key, body in kept.items() if key not in listed and _version(body) <= version]
-        for body in gone:
-            self.drop(kind, body)
-        for body in listed.values():
-            self.put(kind, body)
+            for key, kept in list(self._objects.get(kind, {}).items()):
+                if key not in listed and kept.version <= version:
+                    self._forget(kind, key, kept)
 
     def get(self, kind: str, key: Key) -> Object | None:
-        """The object; it is shared, and must not be changed."""
+        """The object."""
         with self._lock:
-            return self._objects.get(kind, {}).get(key)
+            kept = self._objects.get(kind, {}).get(key)
+        return None if kept is None else _read(kept)
 
     def keys(self, kind: str) -> list[Key]:
         """Of all objects of a kind."""
@@ -69,9 +96,7 @@ class Store:
 
     def owned(self, uid: str, kind: str) -> list[Object]:
         """Objects of a kind with this owner, by name."""
-        with self._lock:
-            keys = sorted(key for found, key in self._children.get(uid, ()) if found == kind)
-            return [self._objects[kind][key] for key in keys]
+        return self._under([uid], kind)
 
     def owners(self, body: Object) -> set[Key]:
         """The resources that an object is a child of, directly or through its own owner."""
@@ -89,21 +114,25 @@ class Store:
 
     def pods_of(self, namespace: str, resource: str, jobs: Iterable[Object]) -> list[Object]:
         """Pods of a resource's servers and of these Jobs."""
-        uids = {job["metadata"]["uid"] for job in jobs}
-        with self._lock:
-            owned = {key for uid in uids for kind, key in self._children.get(uid, ()) if kind == "Pod"}
-            pods = self._objects.get("Pod", {})
-            found = [pods[key] for key in sorted(owned)]
-            served = self._children.get(_server_key(namespace, resource), set())
-            return found + [pods[key] for _, key in sorted(served)]
+        return self._under([*(job["metadata"]["uid"] for job in jobs), _server_key(namespace, resource)], "Pod")
 
-    def _forget_owners(self, kind: str, key: Key, body: Object) -> None:
-        for uid in _parents(kind, body):
-            children = self._children.get(uid)
+    def _under(self, parents: Iterable[str], kind: str) -> list[Object]:
+        with self._lock:
+            keys = {key for parent in parents for found, key in self._children.get(parent, ()) if found == kind}
+            kept = [self._objects[kind][key] for key in sorted(keys)]
+        return [_read(each) for each in kept]
+
+    def _forget(self, kind: str, key: Key, kept: Kept) -> None:
+        self._forget_parents(kind, key, kept)
+        del self._objects[kind][key]
+
+    def _forget_parents(self, kind: str, key: Key, kept: Kept) -> None:
+        for parent in kept.parents:
+            children = self._children.get(parent)
             if children is not None:
                 children.discard((kind, key))
                 if not children:
-                    del self._children[uid]
+                    del self._children[parent]
 
 
 def key_of(body: Object) -> Key:
@@ -117,26 +146,21 @@ def trimmed(body: Object) -> Object:
     kept = body | {"metadata": metadata}
     if body.get("kind") == "Pod":
         kept.pop("spec", None)
-    found: Object = _shared(kept)
+    return kept
+
+
+def _read(kept: Kept) -> Object:
+    found: Object = json.loads(kept.text)
     return found
 
 
-def _shared(value: Any) -> Any:  # noqa: ANN401 (any JSON)
-    """The same with equal texts only once in memory: all objects have the same field names, labels and images."""
-    if isinstance(value, dict):
-        return {sys.intern(key): _shared(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shared(item) for item in value]
-    return sys.intern(value) if isinstance(value, str) else value
-
-
-def _parents(kind: str, body: Object) -> list[str]:
+def _parents(kind: str, body: Object) -> tuple[str, ...]:
     """Uids of the owners. Serving pods belong to a ReplicaSet, which nobody watches: labels say whose they are."""
     found = [owner["uid"] for owner in body["metadata"].get("ownerReferences", ())]
     resource = body["metadata"].get("labels", {}).get(names.INSTANCE_LABEL)
     if kind == "Pod" and resource is not None:
         found.append(_server_key(body["metadata"].get("namespace", ""), resource))
-    return found
+    return tuple(found)
 
 
 def _server_key(namespace: str, resource: str) -> str:

@@ -27,7 +27,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ApiServer]:
 def api(server: ApiServer) -> ApiServer:
     """It knows AsrDeployments as well, without any chart."""
     server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=crd.to_yaml())
-    server.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+    server.wait_for_definitions()
     return server
 
 

@@ -127,6 +127,15 @@ class ApiServer:
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
         self.kubectl("apply", "--server-side", "--field-manager=tests", "--force-conflicts", "-f", "-", stdin=listed)
 
+    def wait_for_definitions(self) -> None:
+        """Wait until every kind is served; `kubectl wait` fails on a definition so new that it has no conditions."""
+
+        def established() -> bool:
+            conditions = [item.get("status", {}).get("conditions") or () for item in self.get("crd")["items"]]
+            return all(any(c["type"] == "Established" and c["status"] == "True" for c in each) for each in conditions)
+
+        until(established, "all definitions", seconds=30)
+
     def get(self, *arguments: str) -> dict[str, Any]:
         """What `kubectl get … -o json` prints."""
         found: dict[str, Any] = json.loads(self.kubectl("get", *arguments, "-o", "json"))

@@ -16,7 +16,7 @@ from tests.support.operator import Acting, Operator
 def prepared(server: ApiServer) -> ApiServer:
     """It knows the CRD and has a node with GPUs."""
     server.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
-    server.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+    server.wait_for_definitions()
     add_nodes(server, node("acted", gpus=64, labels=gpu_labels("NVIDIA-L4", "8.9")))
     return server
 

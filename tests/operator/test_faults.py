@@ -14,6 +14,7 @@ from asr_operator import crd
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.nodes import add_nodes, node
+from tests.support import definitions
 from tests.support.operator import Acting, Operator, manifest
 from tests.support.refusing_api import refusing
 
@@ -69,7 +70,7 @@ def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
 def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder: Path) -> None:
     with ApiServer(tmp_path / "server") as api:
         api.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
-        api.kubectl("wait", "--for=condition=Established", f"crd/{crd.NAME}")
+        api.wait_for_definitions()
         add_nodes(api, node("acted"))
         api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "speech", "labels": RESTRICTED}})
         acting = Acting(api, "speech")
@@ -184,3 +185,18 @@ def test_a_change_in_the_middle_of_a_roll_out_wins(api: ApiServer, acting: Actin
         if "deletionTimestamp" not in pod["metadata"]
     ]
     assert pod["metadata"]["labels"]["number"] == "2"
+
+
+def test_who_waits_for_keda_goes_on_soon_after_it_was_installed(tmp_path: Path, folder: Path) -> None:
+    with ApiServer(tmp_path / "server") as api:
+        api.kubectl("apply", "--server-side", "-f", "-", stdin=crd.to_yaml())
+        api.wait_for_definitions()
+        api.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "speech", "labels": RESTRICTED}})
+        acting = Acting(api, "speech")
+        with running(Operator(api, folder, resyncSeconds=3600)):
+            scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
+            api.apply(manifest("speech", pools=[{"name": "cpu", "autoscaling": scaling}]))
+            acting.until("Stalled", ("True", "KedaMissing"))
+            definitions.install(api, "keda.sh_scaledobjects")
+            acting.until("Reconciling", ("True", "Building"), seconds=60)
+            assert [item["metadata"]["name"] for item in acting.find("scaledobjects")] == ["english-cpu"]

@@ -55,7 +55,7 @@ def install(server: ApiServer, *names: str) -> None:
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; run `make cluster-setup`")
         server.kubectl("apply", "--server-side", "-f", str(path))
-    server.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    server.wait_for_definitions()
 
 
 def download() -> None:

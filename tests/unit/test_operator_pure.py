@@ -91,7 +91,8 @@ def test_a_listing_drops_what_a_watch_has_missed_and_nothing_that_has_come_since
     store = Store()
     store.put("Job", body("Job", "gone", 1, "english"))
     store.put("Job", body("Job", "new", 9, "english"))
-    store.replace("Job", [body("Job", "here", 2, "english")], 5)
+    store.put("Job", body("Job", "here", 2, "english"))
+    store.retain("Job", {("n", "here")}, 5)
     assert [item["metadata"]["name"] for item in store.owned("english", "Job")] == ["here", "new"]
 
 
@@ -100,6 +101,14 @@ def test_the_same_version_is_no_news() -> None:
     assert store.put("Job", body("Job", "j", 5))
     assert not store.put("Job", body("Job", "j", 5))
     assert store.put("Job", body("Job", "j", 6))
+
+
+def test_a_listing_that_began_before_does_not_bring_back_what_has_ended() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 5))
+    store.drop("Job", body("Job", "j", 7), ended=True)
+    assert not store.put("Job", body("Job", "j", 5))
+    assert store.get("Job", ("n", "j")) is None
 
 
 def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:

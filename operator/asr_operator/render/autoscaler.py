@@ -14,6 +14,9 @@ SCRAPES = 4
 """That a rate is computed from, so that one that is missed does not matter."""
 LEAST_WINDOW = 60
 """Seconds that a rate is computed over at least."""
+TEMPLATE_HASH_LENGTH = 10
+GENERATED_FROM_LENGTH = 58
+"""Of a name that Kubernetes generates: what it begins with, at most."""
 DEFAULT_CPU_PERCENT = 70
 DEFAULT_PLAN_PERCENT = 40
 """Of what a plan gets through on the GPU alone. Through Triton about 60 % of that arrives; the rest is for peaks."""
@@ -113,7 +116,7 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
         }
     keda = context.settings.keda
     authentication = keda.cluster_trigger_authentication
-    pods = f'namespace="{context.namespace}",pod=~"{deployment}-[a-z0-9]+-[a-z0-9]+"'
+    pods = f'namespace="{context.namespace}",pod=~"{pods_of(deployment)}"'
     query = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{window(context.settings.pod_monitor.interval)}s]))"
     value = target.audio_seconds_per_second
     if value is None:
@@ -136,6 +139,16 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
         found["metadata"] |= {"authModes": keda.auth_modes}
         found |= {"authenticationRef": {"name": authentication, "kind": "ClusterTriggerAuthentication"}}
     return found
+
+
+def pods_of(deployment: str) -> str:
+    """Pattern of the names of a Deployment's pods: name, template's hash, and five characters.
+
+    Kubernetes cuts what is before the five; of a long name the hash, or even the name's own end, is not there.
+    """
+    if len(deployment) + TEMPLATE_HASH_LENGTH + 2 <= GENERATED_FROM_LENGTH:
+        return f"{deployment}-[a-z0-9]+-[a-z0-9]+"
+    return f"{deployment[:GENERATED_FROM_LENGTH]}[-a-z0-9]+"
 
 
 def window(interval: str) -> int:

@@ -30,7 +30,8 @@ GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images
+.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images \
+  benchmark-tools
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -64,6 +65,8 @@ cluster-down: ## End it and remove everything of it, also after a crash
 
 images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
 	@python -m tests.cluster.images operator triton builder s3 prometheus
+
+benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## What benchmarks need beside: KEDA
 
 cluster-status: ## How each of its programs is
 	@python -m tests.cluster status
@@ -124,6 +127,11 @@ $(S3_SERVER): $(VENV)/.installed
 	@echo "Building $(@F) for demo and tests"
 	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
 	  github.com/prometheus/prometheus/cmd/$(@F)
+
+.cache/bin/keda-operator .cache/bin/keda-adapter: tests/cluster/keda/go.sum | $(VENV)/.installed
+	@echo "Building $(@F) for benchmarks (11 CPU minutes for both the first time)"
+	@cd tests/cluster/keda && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" \
+	  github.com/kedacore/keda/v2/cmd/$(@F:keda-%=%)
 
 # Other projects' kinds, which the chart and the examples are checked against (40 MB).
 $(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed

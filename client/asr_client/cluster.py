@@ -103,6 +103,8 @@ class Cluster:
             if pod["metadata"]["labels"].get(names.INSTANCE_LABEL) == name
             or pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") in jobs
         ]
+        if any("autoscaling" in pool for pool in resource["spec"]["pools"]):
+            found.autoscalers = self._tried(found, KINDS["HorizontalPodAutoscaler"], namespace)
         ours = {item["metadata"]["uid"] for item in (resource, *found.jobs, *found.deployments, *found.pods)}
         events = self._tried(found, EVENTS, namespace, fields="type=Warning")
         found.warnings = sorted(

@@ -81,6 +81,7 @@ def examine(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
     yield from _builds(snapshot, status, seen, now)
     for pool in resource.spec.pools:
         yield _pool(snapshot, pool, status, seen.pools.get(pool.name))
+        yield from _autoscaler(snapshot, pool, seen.pools.get(pool.name))
     yield from _events(snapshot)
     if snapshot.unread:
         yield Finding(
@@ -234,6 +235,36 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
         told += "" if state.complete else f"; {state.updated} of them are new"
         return Finding(check, Outcome.WARNING, told, hint(Reason.ROLLING_OUT, snapshot))
     return Finding(check, Outcome.OK, told)
+
+
+NO_METRIC: dict[api.Provider, str] = {
+    api.Provider.HPA: "CPU needs Metrics Server (kubectl top pods), other targets an adapter with the pods' metrics "
+    f"{names.AUDIO_RATE_METRIC} and {names.PENDING_METRIC}. All pods stay meanwhile.",
+    api.Provider.KEDA: "Does KEDA run, and does the Prometheus answer that the operator's chart names "
+    "(settings.keda.prometheusAddress)? kubectl describe scaledobject. All pods stay meanwhile.",
+}
+
+
+def _autoscaler(snapshot: Snapshot, pool: api.Pool, state: PoolState | None) -> Iterator[Finding]:
+    """Whether what scales a pool can do so."""
+    if pool.autoscaling is None or state is None or "horizontalpodautoscalers" in snapshot.unread:
+        return
+    check, provider = f"autoscaler {pool.name}", pool.autoscaling.provider
+    found = next((item for item in snapshot.autoscalers if item["spec"]["scaleTargetRef"]["name"] == state.name), None)
+    if found is None:
+        yield Finding(check, Outcome.WARNING, "there is none yet", NO_METRIC[provider])
+        return
+    conditions = {item["type"]: item for item in found.get("status", {}).get("conditions", ())}
+    active, limited = conditions.get("ScalingActive"), conditions.get("ScalingLimited")
+    if active is not None and active["status"] == "False" and active["reason"] != "ScalingDisabled":
+        told = f"knows no load: {active['reason']}: {active['message']}"
+        yield Finding(check, Outcome.WARNING, told, NO_METRIC[provider])
+    elif limited is not None and limited["status"] == "True" and limited["reason"] == "TooManyReplicas":
+        told = f"would want more than maxReplicas, {pool.autoscaling.max_replicas}"
+        yield Finding(check, Outcome.WARNING, told, f"Raise maxReplicas of pool {pool.name}, or its target.")
+    else:
+        most = pool.autoscaling.max_replicas
+        yield Finding(check, Outcome.OK, f"wants {state.wanted} pods, {most} at most")
 
 
 NO_NODE = (

@@ -33,6 +33,7 @@ class Snapshot:
         jobs: Those that it owns.
         deployments: Those that it owns.
         pods: Of all of them.
+        autoscalers: HorizontalPodAutoscalers of the namespace, whoever made them: KEDA's are its own.
         warnings: Events of type Warning about any of these, newest first.
         missing: Objects that it needs and that are not there.
         operators: The operator's Deployments of all namespaces; None if they may not be read.
@@ -44,6 +45,7 @@ class Snapshot:
     jobs: list[Object] = field(default_factory=list)
     deployments: list[Object] = field(default_factory=list)
     pods: list[Object] = field(default_factory=list)
+    autoscalers: list[Object] = field(default_factory=list)
     warnings: list[Object] = field(default_factory=list)
     missing: list[Reference] = field(default_factory=list)
     operators: list[Object] | None = None

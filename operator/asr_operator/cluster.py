@@ -1,7 +1,7 @@
 """The only module that talks to the API server: reads, server-side apply, deletions, events. It blocks: use threads."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -208,6 +208,8 @@ class Cluster:
                 return live
             if _intent_of(live) == intent and difference(wanted, live) is None:
                 return live
+            if kind.name == "Deployment" and "replicas" not in wanted["spec"]:
+                self._hand_over_replicas(kind, key)
         metadata = wanted["metadata"]
         annotations = metadata.get("annotations", {}) | {names.INTENT_ANNOTATION: intent}
         body = wanted | {"metadata": metadata | {"annotations": annotations}}
@@ -223,6 +225,31 @@ class Cluster:
         self.store.put(kind.name, applied)
         self._settled[kind.name, key] = (intent, applied["metadata"].get("resourceVersion", ""))
         return applied
+
+    def _hand_over_replicas(self, kind: Kind, key: Key) -> None:
+        """Let another field manager have a Deployment's replicas before we leave them to an autoscaler.
+
+        A field that its only owner applies no longer goes back to its default: one replica.
+        """
+        live = self._unseen(kind, key)
+        if live is None or not _applies_replicas(live["metadata"].get("managedFields", ())):
+            return
+        body = {
+            "apiVersion": kind.group,
+            "kind": kind.name,
+            "metadata": {"name": key[1], "namespace": key[0], "uid": live["metadata"]["uid"]},
+            "spec": {"replicas": live["spec"]["replicas"]},
+        }
+        # Not by force: if somebody has scaled it since it was read, this is refused, and the next pass knows better.
+        self._write(
+            "PATCH",
+            kind,
+            kind.path(*key),
+            body=body,
+            query={"fieldManager": names.HANDOVER_MANAGER},
+            content=APPLY,
+            what=f"replicas of {kind.name} {key[1]}",
+        )
 
     def own(self, job: Object, owner: Object, *, uid: str) -> Object:
         """Create a Job if it is not there, and be among its owners. A Job is never changed otherwise.
@@ -426,6 +453,16 @@ class Cluster:
             self.observer(method, kind.plural, code)
         found: Object = json.loads(response.data)
         return found
+
+
+def _applies_replicas(managed: Iterable[Object]) -> bool:
+    """Whether the replicas are a field that we have applied."""
+    return any(
+        item.get("manager") == names.FIELD_MANAGER
+        and item.get("operation") == "Apply"
+        and "f:replicas" in item.get("fieldsV1", {}).get("f:spec", {})
+        for item in managed
+    )
 
 
 def _intent_of(live: Object) -> str | None:

@@ -148,8 +148,9 @@ def _default(node: dict[str, Any]) -> Any:  # noqa: ANN401 (any JSON)
     properties = node.get("properties")
     if properties is None or not isinstance(default, dict):
         return default
+    inner = {key: _default(properties[key] | {"default": value}) for key, value in default.items()}
     return {
         key: value
-        for key, value in default.items()
+        for key, value in inner.items()
         if value is not None and value != properties[key].get("default") and value not in ({}, [])
     }

@@ -1,7 +1,7 @@
 """What each pool is to serve, and which builds that needs. Pure: the same resource and children, the same decision."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from asr_operator.api import v1alpha1 as api
@@ -99,9 +99,19 @@ def decide(context: Context, known: Mapping[str, api.Artifact], seen: Observatio
         # Pools with the same GPU share a plan, and the Job of the first.
         of_pool[pool.name] = plans.setdefault(build.name, _need(build, known, seen))
     pools = [
-        _choose(context, pool, onnx, of_pool.get(pool.name), seen.pools.get(pool.name)) for pool in context.spec.pools
+        _choose(context, pool, onnx, of_pool.get(pool.name), _measured(seen.pools.get(pool.name), known))
+        for pool in context.spec.pools
     ]
     return Decision((onnx, *plans.values()), tuple(pools), complete=not pending)
+
+
+def _measured(live: PoolState | None, known: Mapping[str, api.Artifact]) -> PoolState | None:
+    """The pool with all that is known of its artifact: pods tell only where it is."""
+    if live is None or live.artifact is None:
+        return live
+    found = known.get(live.artifact.build)
+    same = found is not None and found.manifest_sha256 == live.artifact.manifest_sha256
+    return replace(live, artifact=found) if same else live
 
 
 def _need(build: jobs.Build, known: Mapping[str, api.Artifact], seen: Observation) -> Need:
@@ -112,11 +122,11 @@ def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, liv
     prefers_plan = pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT
     if not prefers_plan:
         if onnx.artifact is not None:
-            return _serve(context, pool, onnx.artifact, target=onnx.artifact)
+            return _serve(context, pool, live, onnx.artifact, target=onnx.artifact)
         return _keep(context, pool, live)
     built = plan.artifact if plan is not None else None
     if built is not None and (reason := incompatibility(context, pool, built)) is None:
-        return _serve(context, pool, built, target=built)
+        return _serve(context, pool, live, built, target=built)
     failure = plan.failure if plan is not None else None
     if built is not None:
         failure = api.Failure(job="", reason=Reason.PLAN_INCOMPATIBLE, message=str(reason), transient=False)
@@ -136,7 +146,7 @@ def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, liv
                 note = f"pool {pool.name}: no free GPU for the plan's build: {plan.job.waiting}"
                 if yielded:
                     note += "; one replica was given up for it"
-            return _serve(context, pool, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
+            return _serve(context, pool, live, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
     return _keep(context, pool, live)
 
 
@@ -145,12 +155,13 @@ def _keep(context: Context, pool: api.Pool, live: PoolState | None) -> PoolDecis
     active = live.artifact if live is not None else None
     if active is None or incompatibility(context, pool, active) is not None:
         return PoolDecision(pool)
-    return PoolDecision(pool, _serving(context, pool, active))
+    return PoolDecision(pool, _serving(context, pool, live, active))
 
 
 def _serve(
     context: Context,
     pool: api.Pool,
+    live: PoolState | None,
     artifact: api.Artifact,
     *,
     target: api.Artifact | None = None,
@@ -158,13 +169,24 @@ def _serve(
     note: str = "",
     yielded: int = 0,
 ) -> PoolDecision:
-    serving = _serving(context, pool, artifact, yielded=yielded)
+    serving = _serving(context, pool, live, artifact, yielded=yielded)
     return PoolDecision(pool, serving, current=True, target=target, degraded=degraded, note=note)
 
 
-def _serving(context: Context, pool: api.Pool, artifact: api.Artifact, *, yielded: int = 0) -> Serving:
-    replicas = None if pool.autoscaling is not None else (1 if pool.replicas is None else pool.replicas)
-    return Serving(artifact, replicas, context.settings.operator_image, yielded)
+def _serving(
+    context: Context, pool: api.Pool, live: PoolState | None, artifact: api.Artifact, *, yielded: int = 0
+) -> Serving:
+    kept = None if live is None or pool.autoscaling is not None or pool.replicas is not None else live.kept
+    return Serving(artifact, _replicas(pool, live), context.settings.operator_image, yielded, kept)
+
+
+def _replicas(pool: api.Pool, live: PoolState | None) -> int | None:
+    """Pods of a pool; None where an autoscaler sets their number."""
+    if pool.autoscaling is not None:
+        return pool.autoscaling.min_replicas if live is None else None
+    if pool.replicas is not None:
+        return pool.replicas
+    return 1 if live is None or live.kept is None else live.kept
 
 
 def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
@@ -172,8 +194,7 @@ def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
 
     Once given up they stay so until the Job has ended: else they would take the GPU again.
     """
-    wanted = 1 if pool.replicas is None else pool.replicas
-    if pool.autoscaling is not None or not wanted or plan is None or plan.job is None:
+    if pool.autoscaling is not None or not _replicas(pool, live) or plan is None or plan.job is None:
         return 0
     if plan.job.phase is not Phase.RUNNING or live is None:
         return 0

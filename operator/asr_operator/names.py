@@ -8,6 +8,8 @@ from asr_operator.api.base import GROUP
 
 OPERATOR = "asr-operator"
 FIELD_MANAGER = OPERATOR
+HANDOVER_MANAGER = f"{OPERATOR}-handover"
+"""Owns the replicas of a Deployment from when we leave them to an autoscaler until that takes them."""
 
 NAME_LABEL = "app.kubernetes.io/name"
 INSTANCE_LABEL = "app.kubernetes.io/instance"
@@ -31,6 +33,10 @@ CAPABILITY_ANNOTATION = f"{GROUP}/compute-capability"
 TENSORRT_ANNOTATION = f"{GROUP}/tensorrt"
 YIELDED_ANNOTATION = f"{GROUP}/yielded"
 """Of a Deployment: replicas that were given up so that a plan can be built on their GPU."""
+
+REPLICAS_ANNOTATION = f"{GROUP}/replicas"
+"""Of a Deployment: that an autoscaler sets its replicas, or how many one had set when it was taken away."""
+AUTOSCALED = "autoscaled"
 
 MANAGED = f"{MANAGED_BY_LABEL}={OPERATOR}"
 """Selector of all children."""

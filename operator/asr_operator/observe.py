@@ -95,6 +95,7 @@ class PoolState:
         overdue: Whether the roll-out has made no progress for too long.
         problem: Of a pod of the newest template.
         yielded: Replicas that it gave up for a plan's build.
+        kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
     """
@@ -113,6 +114,7 @@ class PoolState:
     overdue: bool = False
     problem: Problem | None = None
     yielded: int = 0
+    kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
 
@@ -266,6 +268,9 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     observed = status.get("observedGeneration", 0) >= metadata.get("generation", 0)
     wanted, replicas, updated = spec.get("replicas", 1), status.get("replicas", 0), status.get("updatedReplicas", 0)
     newest = [pod for pod in pods if pod["metadata"].get("annotations", {}).get(names.REVISION_ANNOTATION) == revision]
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    # Another number of replicas is a new generation, too; no pod can be of a template that was never looked at.
+    same_template = bool(staying) and all(pod in newest for pod in staying)
     return PoolState(
         name=metadata["name"],
         pool=metadata["labels"][names.POOL_LABEL],
@@ -278,12 +283,13 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         available=status.get("availableReplicas", 0),
         observed=observed,
         # The controller remembers that a roll-out was complete; pods that fail later are another matter.
-        complete=observed
+        complete=(observed or same_template)
         and replicas == updated
         and (progressing.get("reason") == "NewReplicaSetAvailable" or wanted == 0),
         overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",
         problem=next((found for found in map(_problem, newest) if found is not None), None),
         yielded=int(metadata.get("annotations", {}).get(names.YIELDED_ANNOTATION, "0")),
+        kept=_kept(metadata.get("annotations", {}), wanted),
         fetch_image=next(
             (
                 item["image"]
@@ -309,6 +315,13 @@ def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
         )
     except (KeyError, ValueError):  # somebody took them away; they come back with the next apply
         return None
+
+
+def _kept(annotations: Mapping[str, str], wanted: int) -> int | None:
+    told = annotations.get(names.REPLICAS_ANNOTATION)
+    if told == names.AUTOSCALED:
+        return wanted
+    return int(told) if told is not None and told.isdecimal() else None
 
 
 def _active(pods: Sequence[Object]) -> str | None:

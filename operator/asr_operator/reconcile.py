@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,14 +24,8 @@ from asr_operator.store import Key, Store
 Object = dict[str, Any]
 LOG = logging.getLogger(__name__)
 
-OPTIONAL_KINDS = (
-    "HorizontalPodAutoscaler",
-    "ScaledObject",
-    "NetworkPolicy",
-    "PodMonitor",
-    "PodDisruptionBudget",
-    "Service",
-)
+AUTOSCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+OPTIONAL_KINDS = ("NetworkPolicy", "PodMonitor", "PodDisruptionBudget", "Service")
 """Children that go as soon as they are not wanted. Deployments stay until the others serve."""
 STALLED_SECONDS = 300.0
 """A resource that the user has to mend is looked at again after this time: the cause may lie outside it."""
@@ -98,10 +92,12 @@ class Reconciler:
             self._record(context, body, previous, decision, seen)
         self._jobs(context, actions)
         serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
-        wanted = desired(context, serving, self.cluster.served)
+        wanted = desired(context, serving, self.cluster.served, seen.pools)
+        # Two autoscalers of one Deployment would fight, and KEDA refuses to be the second.
+        self._prune(context, wanted, AUTOSCALERS)
         for item in wanted:
             self.cluster.apply(item, uid=context.uid)
-        self._prune(context, wanted)
+        self._prune(context, wanted, OPTIONAL_KINDS)
         seen = self._observe(context)
         decision = decide.decide(context, known, seen)
         surplus = self._surplus(context, decision, seen)
@@ -148,14 +144,14 @@ class Reconciler:
         live = seen.pools.get(pool.name)
         if serving is None or live is None or live.fetch_image is None:
             return serving
-        kept = Serving(serving.artifact, serving.replicas, live.fetch_image, serving.yielded)
+        kept = replace(serving, fetch_image=live.fetch_image)
         annotations = deployment(context, pool, kept)["spec"]["template"]["metadata"]["annotations"]
         return kept if live.revision in annotations.values() else serving
 
-    def _prune(self, context: Context, wanted: Sequence[Object]) -> None:
+    def _prune(self, context: Context, wanted: Sequence[Object], kinds: Sequence[str]) -> None:
         kept = {(item["kind"], item["metadata"]["name"]) for item in wanted}
         pools = {f"{context.name}-{pool.name}" for pool in context.spec.pools}
-        for kind in OPTIONAL_KINDS:
+        for kind in kinds:
             for live in self.store.owned(context.uid, kind):
                 name = live["metadata"]["name"]
                 # A former pool keeps its budget as long as its pods.

@@ -69,6 +69,10 @@ class Keda(Group):
 
     prometheus_address: str = "http://prometheus-operated.monitoring.svc:9090"
     """Where KEDA asks for the load."""
+    cluster_trigger_authentication: str = ""
+    """ClusterTriggerAuthentication with the credentials for it; empty where it asks for none."""
+    auth_modes: str = Field(default="bearer", pattern=r"^[a-z]+(,[a-z]+)*$")
+    """What that holds, in KEDA's words: bearer, basic, tls, custom; several with commas between."""
 
 
 class Settings(BaseSettings):

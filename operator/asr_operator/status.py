@@ -213,7 +213,7 @@ def _degraded(decision: Decision, seen: Observation, *, settled: bool) -> Cause 
         return None
     for item in decision.pools:
         state = seen.pools.get(item.pool.name)
-        if state is not None and state.available < state.wanted:
+        if state is not None and state.available < _due(item.pool, state):
             told = f": {state.problem.message}" if state.problem else ""
             return Cause(
                 Reason.REPLICAS_MISSING,
@@ -222,10 +222,19 @@ def _degraded(decision: Decision, seen: Observation, *, settled: bool) -> Cause 
     return None
 
 
+def _due(pool: api.Pool, state: PoolState) -> int:
+    """Pods that should be available by now: not those that an autoscaler has just asked for, unless they fail."""
+    if pool.autoscaling is None or state.problem is not None:
+        return state.wanted
+    return min(state.wanted, pool.autoscaling.min_replicas)
+
+
 def _wanted(item: PoolDecision, seen: Observation) -> int:
     state = seen.pools.get(item.pool.name)
     if state is not None and (item.pool.autoscaling is not None or item.serving is None):
         return state.wanted
+    if item.serving is not None and item.serving.replicas is not None:
+        return item.serving.replicas
     if item.pool.autoscaling is not None:
         return item.pool.autoscaling.min_replicas
     return 1 if item.pool.replicas is None else item.pool.replicas

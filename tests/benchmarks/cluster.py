@@ -1,6 +1,6 @@
 """The test cluster: how long it takes to start and to end, to get each image, and what it takes of the machine.
 
-    python tests/benchmarks/cluster.py tests/benchmarks/results      (as root, after `make cluster-setup images`)
+    python tests/benchmarks/cluster.py tests/benchmarks/results      (as root, after `make benchmark-tools images`)
 
 Each round starts a cluster in a new folder, gives it every image, and ends it. `build_seconds` is what buildah takes to
 find that nothing changed. Writes `cluster.json`.

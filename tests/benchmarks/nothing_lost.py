@@ -17,6 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -162,18 +163,18 @@ def watching(fleet: Fleet) -> Iterator[Watch]:
         while not ending.wait(0.5):
             pods = fleet.pods()
             leaving = sum(pod.metadata.deletion_timestamp is not None for pod in pods)
-            ready = sum(ready(pod) and pod.metadata.deletion_timestamp is None for pod in pods)
-            sample = (ready, len(pods) - ready - leaving, leaving)
+            serving = sum(ready(pod) and pod.metadata.deletion_timestamp is None for pod in pods)
+            sample = (serving, len(pods) - serving - leaving, leaving)
             if not watch.samples or watch.samples[-1][1:] != sample:
                 watch.samples.append((round(time.monotonic() - began, 1), *sample))
 
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield watch
-    finally:
-        ending.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            yield watch
+        finally:
+            ending.set()
+            looking.result()
 
 
 def measure(fleet: Fleet, case: Case, signals: Sequence[Pcm], right: Sequence[str]) -> tuple[Object, list[Sent]]:

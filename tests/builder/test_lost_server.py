@@ -3,6 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -34,28 +35,29 @@ def interrupted(
     """What becomes of requests while the server ends in the middle and another one takes its place."""
     ports = triton.Ports.free()
     signals = utterances(8, seed=3, shortest=2, longest=8)
-    with triton.serve(repository, ports=ports) as server:
+    with ExitStack() as servers:
+        server = servers.enter_context(triton.serve(repository, ports=ports))
         with steady(ports.grpc_url, MODEL, in_flight=1, signals=signals) as alone:
             until(lambda: len(alone.sent) >= len(signals), "each utterance alone")
         right = {item.utterance: item.text or "" for item in alone.sent}
         with steady(ports.grpc_url, MODEL, in_flight=in_flight, retries=retries, signals=signals) as load:
             until(lambda: load.good > 20, "answers")
             end(server)
-            with triton.serve(repository, ports=ports):
-                seen = load.good
-                until(lambda: load.good > seen + 20, "answers of the new server")
+            servers.enter_context(triton.serve(repository, ports=ports))  # it outlives the last request
+            seen = load.good
+            until(lambda: load.good > seen + 20, "answers of the new server")
     return load, [right[index] for index in range(len(signals))]
 
 
 def test_with_retries_a_killed_server_costs_no_request_and_no_transcript(repository: Path) -> None:
-    load, right = interrupted(repository, kill, retries=100)
+    load, right = interrupted(repository, kill, retries=30)
     assert load.errors == []
     assert load.wrong(right) == []
     assert load.retried > 0
 
 
 def test_with_retries_a_stopped_server_costs_no_request_and_no_transcript(repository: Path) -> None:
-    load, right = interrupted(repository, stop, retries=100, in_flight=32)
+    load, right = interrupted(repository, stop, retries=30, in_flight=32)
     assert load.errors == []
     assert load.wrong(right) == []
     assert load.retried > 0
@@ -84,7 +86,7 @@ def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict
 
 
 def test_asr_transcribe_hides_a_killed_server_and_says_so(repository: Path) -> None:
-    code, results, errors = asr_across_a_kill(repository, "--retries", "100")
+    code, results, errors = asr_across_a_kill(repository, "--retries", "30")
     assert code == 0, errors
     assert [result["file"] for result in results] == FILES * 20
     texts = [result["text"] for result in results]

@@ -23,7 +23,8 @@ SCALED = {
 
 def full(namespace: str) -> dict[str, Any]:
     """A resource with a child of every kind."""
-    pools = [{"name": "cpu", "autoscaling": SCALED["cpu"]}, gpu_pool("l4", autoscaling=SCALED["l4"])]
+    cpu = {"name": "cpu", "autoscaling": SCALED["cpu"], "resources": {"requests": {"cpu": 1}}}
+    pools = [cpu, gpu_pool("l4", autoscaling=SCALED["l4"])]
     return manifest(namespace, pools=pools, networkPolicy={"from": [{"podSelector": {}}]})
 
 

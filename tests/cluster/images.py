@@ -261,7 +261,7 @@ def _programs(image: str, *programs: str) -> Callable[[], Path]:
 
 
 def _program_context(image: str, programs: Sequence[str]) -> Path:
-    """Programs that `make cluster-setup` built.
+    """Programs that `make cluster-setup` built, or `make benchmark-tools`.
 
     Raises:
         ImageError: One is missing.
@@ -270,7 +270,7 @@ def _program_context(image: str, programs: Sequence[str]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for program in programs:
         if not (PROGRAMS / program).exists():
-            raise ImageError(f"{PROGRAMS / program} is missing; run `make cluster-setup`")
+            raise ImageError(f"{PROGRAMS / program} is missing; run `make cluster-setup benchmark-tools`")
         shutil.copy2(PROGRAMS / program, folder)
     return folder
 
@@ -296,6 +296,7 @@ IMAGES = {
     "prometheus": Image(
         DOCKERFILES / "prometheus.Dockerfile", "base", _programs("prometheus", "prometheus", "promtool")
     ),
+    "keda": Image(DOCKERFILES / "keda.Dockerfile", "base", _programs("keda", "keda-operator", "keda-adapter")),
     "builder": Image(PROJECT / "model_builder" / "Dockerfile", "triton", _project),
 }
 

@@ -1,4 +1,4 @@
-"""What demo and tests need beside the product, in the cluster: an S3 server and Prometheus (`manifests/`)."""
+"""What demo, tests and benchmarks need beside the product, in the cluster: S3, Prometheus, KEDA (`manifests/`)."""
 
 import base64
 import json
@@ -12,12 +12,14 @@ from typing import Any
 
 from tests.cluster.cluster import PROJECT, Cluster
 from tests.cluster.machine import until
+from tests.support import definitions
 
 MANIFESTS = Path(__file__).parent / "manifests"
 RULES = PROJECT / "charts" / "asr-operator" / "files" / "alerts.yaml"
 BUCKET = "asr-models"
 S3_SECRET = "s3"  # noqa: S105 - its name
 ROLLOUT_SECONDS = 90
+KEDA_SECONDS = 240
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,20 @@ def start_prometheus(cluster: Cluster) -> Prometheus:
     return Prometheus("http://prometheus.monitoring.svc.cluster.local:9090", f"http://{address}:9090")
 
 
+def start_keda(cluster: Cluster) -> None:
+    """Start KEDA, in the namespace `keda`, and wait until autoscalers get its metrics.
+
+    Raises:
+        ImageError: It was not built: `make benchmark-tools`.
+    """
+    cluster.use_image("keda")
+    definitions.install(cluster, *definitions.KEDA)
+    _apply(cluster, "keda", "keda")
+    # Its operator makes itself a certificate, and the node brings it into both pods some time later.
+    condition = ("--for=condition=Available", "apiservice/v1beta1.external.metrics.k8s.io")
+    cluster.kubectl("wait", *condition, f"--timeout={KEDA_SECONDS}s", seconds=KEDA_SECONDS + 10)
+
+
 def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
     values = {
         "AWS_ACCESS_KEY_ID": "demo",
@@ -102,8 +118,7 @@ def _create_s3_secret(cluster: Cluster, namespace: str) -> None:
 
 def _start(cluster: Cluster, name: str, namespace: str, *more: dict[str, Any]) -> str:
     """Apply a manifest and what it refers to; wait until its Deployment answers by its Service, at this address."""
-    manifest = MANIFESTS / f"{name}.yaml"
-    cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
+    _apply(cluster, name, namespace)
     if more:
         cluster.apply(*more)
     waited = f"--timeout={ROLLOUT_SECONDS}s"
@@ -113,6 +128,11 @@ def _start(cluster: Cluster, name: str, namespace: str, *more: dict[str, Any]) -
     # The proxy writes the node's rules a moment after the pod is ready.
     until(lambda: _listens(address, spec["ports"][0]["port"]), f"{name} to answer by its Service")
     return address
+
+
+def _apply(cluster: Cluster, name: str, namespace: str) -> None:
+    manifest = MANIFESTS / f"{name}.yaml"
+    cluster.kubectl("apply", "--server-side", "--field-manager=tests", "--namespace", namespace, "-f", str(manifest))
 
 
 def _listens(address: str, port: int) -> bool:

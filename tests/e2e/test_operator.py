@@ -3,15 +3,17 @@
 import base64
 import secrets
 import time
+from typing import Any
 
 import obstore
 import pytest
 
+from asr_client.transcription import TranscriptionError, transcribe_all
 from tests.cluster import services
 from tests.cluster.machine import until
 from tests.cluster.services import Prometheus
 from tests.support import monitoring, platform
-from tests.support.load import steady
+from tests.support.load import steady, utterances
 from tests.support.platform import Speech
 
 NAME = "english"
@@ -98,6 +100,57 @@ def test_new_batching_is_rolled_out_without_a_failed_request_and_without_a_build
 
 def exists(speech: Speech, pod: str) -> bool:
     return bool(speech.cluster.kubectl("get", "pod", pod, "-n", speech.namespace, "--ignore-not-found"))
+
+
+AUTOSCALED = {
+    "name": "cpu",
+    # So little that also a busy machine gives them more; idle ones take 2m.
+    "resources": {"requests": {"cpu": "50m"}},
+    "terminationGracePeriodSeconds": 30,
+    "autoscaling": {
+        "maxReplicas": 2,
+        # Faster than anybody would want it, so that the test is short.
+        "behavior": {
+            "scaleDown": {
+                "stabilizationWindowSeconds": 20,
+                "policies": [{"type": "Pods", "value": 1, "periodSeconds": 15}],
+            }
+        },
+    },
+}
+
+
+def test_replicas_follow_the_load_up_and_down_and_no_request_fails_or_is_answered_wrong(english: Speech) -> None:
+    url = platform.address(english.cluster, english.namespace, NAME)
+    signals = utterances(16, seed=11, shortest=2, longest=6)
+    said = transcribe_all(url, "english_stt", signals, concurrency=1)
+    alone = [item.text for item in said if not isinstance(item, TranscriptionError)]
+    assert len(alone) == len(signals)
+    english.apply(NAME, pools=[AUTOSCALED])
+    english.ready(NAME, seconds=120)
+    with steady(url, "english_stt", in_flight=1, pause=4.0, signals=signals) as trickle:
+        until(lambda: idle(english), "the start to be over", seconds=240)
+        with steady(url, "english_stt", in_flight=8, signals=signals) as crowd:
+            until(lambda: english.status(NAME)["ready"] == "2/2", "a second pod", seconds=240)
+        until(lambda: len(english.find("pods", f"{SERVERS}={NAME}")) == 1, "one pod to be left", seconds=240)
+        until(lambda: len(servers(english)) == 1, "the other to have ended", seconds=60)
+    assert trickle.errors + crowd.errors == []
+    assert trickle.wrong(alone) + crowd.wrong(alone) == []
+    assert english.status(NAME)["ready"] == "1/1"
+
+
+def idle(speech: Speech) -> bool:
+    """Whether the autoscaler sees one pod that has little to do."""
+    status = speech.get("hpa", f"{NAME}-cpu").get("status", {})
+    metrics = [item["resource"]["current"] for item in status.get("currentMetrics", ()) if "resource" in item]
+    seen = [item["averageUtilization"] for item in metrics if "averageUtilization" in item]
+    return bool(seen) and max(seen) < 70 and status.get("currentReplicas") == 1 and len(servers(speech)) == 1
+
+
+def servers(speech: Speech) -> list[dict[str, Any]]:
+    """All serving pods, those that end, too."""
+    found: list[dict[str, Any]] = speech.cluster.get("pods", "-n", speech.namespace, "-l", f"{SERVERS}={NAME}")["items"]
+    return found
 
 
 def test_a_second_resource_with_the_same_model_is_served_without_another_build(english: Speech) -> None:

@@ -29,6 +29,12 @@ def scaled(target: Change | None = None, **more: Any) -> Change:  # noqa: ANN401
     return {"autoscaling": {"maxReplicas": 4, "target": target or {"pendingRequests": 8}} | more}
 
 
+CRON: Change = {
+    "type": "cron",
+    "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 18 * * *", "desiredReplicas": "2"},
+}
+
+
 # What is refused, the message, and the nearest thing that is accepted.
 RULES: list[tuple[Change, str, Change]] = [
     (source(), "write exactly one of huggingFace, objectStore and persistentVolumeClaim", NOTHING),
@@ -113,9 +119,24 @@ RULES: list[tuple[Change, str, Change]] = [
         pool(**scaled(minReplicas=4)),
     ),
     (
-        pool(**scaled(minReplicas=0)),
-        "only KEDA scales to zero; write provider: KEDA, or minReplicas of at least 1",
         pool(**scaled(minReplicas=0, provider="KEDA")),
+        "nothing would wake the pool from 0; write minReplicas of at least 1, or a trigger in triggers",
+        pool(**scaled(minReplicas=0, provider="KEDA", triggers=[CRON])),
+    ),
+    (
+        pool(**scaled(triggers=[CRON])),
+        "triggers are KEDA's; write provider: KEDA, or leave them out",
+        pool(**scaled(triggers=[CRON], provider="KEDA")),
+    ),
+    (
+        pool(**scaled({"cpuUtilizationPercent": 50})),
+        "is in per cent of the CPU that pods request; write resources.requests.cpu, or another target",
+        pool(resources={"requests": {"cpu": "500m"}}, **scaled({"cpuUtilizationPercent": 50})),
+    ),
+    (
+        pool(autoscaling={"maxReplicas": 4}),
+        "CPU utilisation, the default target of a pool without GPU",
+        pool(resources={"limits": {"cpu": 2}}, autoscaling={"maxReplicas": 4}),
     ),
     (
         pool(replicas=2, **scaled()),
@@ -125,7 +146,7 @@ RULES: list[tuple[Change, str, Change]] = [
     (
         {"pools": [gpu_pool(**scaled({"cpuUtilizationPercent": 50}))]},
         "a GPU pool's CPU says little about its load; write audioSecondsPerSecond or pendingRequests",
-        pool(**scaled({"cpuUtilizationPercent": 50})),
+        {"pools": [gpu_pool(autoscaling={"maxReplicas": 4})]},
     ),
     (
         pool(podLabels={"app.kubernetes.io/name": "x"}),
@@ -161,6 +182,10 @@ BOUNDS: list[tuple[Change, str]] = [
     ({"model": {"name": "English", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
     ({"build": {"scratch": "much"}}, "spec.build.scratch"),
     (pool(resources={"limits": {"cpu": "two"}}), "spec.pools[0].resources.limits.cpu"),
+    (
+        pool(**scaled(behavior={"scaleDown": {"policies": [{"type": "Pods", "value": 0, "periodSeconds": 60}]}})),
+        "spec.pools[0].autoscaling.behavior.scaleDown.policies[0].value",
+    ),
 ]
 
 
@@ -227,7 +252,8 @@ def test_a_field_that_does_not_exist_is_told_here_and_there(api: ApiServer) -> N
 def test_what_the_api_server_has_defaulted_is_what_the_models_default(api: ApiServer) -> None:
     from asr_operator.api import v1alpha1  # noqa: PLC0415
 
-    body = manifest("default", pools=[gpu_pool(autoscaling={"maxReplicas": 3, "target": {"pendingRequests": 8}})])
+    slower = {"scaleDown": {"stabilizationWindowSeconds": 600}}
+    body = manifest("default", pools=[gpu_pool(autoscaling={"maxReplicas": 3, "behavior": slower})])
     created = api.kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", stdin=json.dumps(body))
     assert v1alpha1.parse(json.loads(created)).spec == v1alpha1.parse(copy.deepcopy(body)).spec
 
@@ -249,6 +275,8 @@ def test_an_older_crd_is_replaced_by_this_one_and_resources_stay(api: ApiServer,
         ("pools", "one Deployment for each kind of GPU"),
         ("pools.gpu.product", "such as NVIDIA-L4"),
         ("storage.secretRef", "The operator never reads it"),
+        ("pools.autoscaling.minReplicas", "0 needs a trigger that can wake it"),
+        ("pools.autoscaling.target", "audioSecondsPerSecond of 40 % of what the plan got through"),
     ],
 )
 def test_kubectl_explain_reads_well(api: ApiServer, field: str, text: str) -> None:

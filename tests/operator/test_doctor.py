@@ -122,6 +122,20 @@ def test_pods_that_cannot_fetch_are_told_with_their_own_words(api: ApiServer, ac
     assert found["pool cpu"]["hint"].startswith("Check spec.storage")
 
 
+def test_an_autoscaler_that_knows_no_load_is_told_with_what_it_lacks(api: ApiServer, acting: Acting) -> None:
+    pool = {"name": "cpu", "resources": {"requests": {"cpu": 1}}, "autoscaling": {"maxReplicas": 3}}
+    api.apply(manifest(acting.namespace, pools=[pool]))
+    acting.publish(acting.job("onnx"))
+    acting.serve()
+    acting.until("Ready", ("True", "Serving"))
+    # There is no Metrics Server here.
+    until(lambda: "FailedGetResourceMetric" in str(acting.find("hpa")), "the autoscaler's word")
+    found = doctor(api, acting, codes={0})["autoscaler cpu"]
+    assert found["outcome"] == "warning"
+    assert "FailedGetResourceMetric" in found["message"]
+    assert "Metrics Server" in found["hint"]
+
+
 def test_plans_say_how_far_each_pool_is(api: ApiServer, acting: Acting) -> None:
     other = gpu_pool("off", gpu={"product": "NVIDIA-L4-SHARED", "computeCapability": "8.9", "selectProduct": False})
     api.apply(manifest(acting.namespace, pools=[gpu_pool("l4"), {"name": "cpu"}, other]))

@@ -131,7 +131,7 @@ def test_an_evicted_build_is_not_a_failed_one(api: ApiServer, acting: Acting) ->
 @pytest.mark.usefixtures("running")
 def test_replicas_stay_as_an_autoscaler_has_set_them(api: ApiServer, acting: Acting) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 5, "target": {"cpuUtilizationPercent": 50}}
-    pool = {"name": "cpu", "autoscaling": scaling}
+    pool = {"name": "cpu", "autoscaling": scaling, "resources": {"requests": {"cpu": 1}}}
     api.apply(manifest(acting.namespace, pools=[pool]))
     served(acting)
     assert acting.get("hpa", "english-cpu")["spec"]["scaleTargetRef"]["name"] == "english-cpu"

@@ -1,6 +1,8 @@
 """The operator against a real API server with real controllers; pods do what the test says they do."""
 
+import functools
 import json
+import re
 import time
 import urllib.error
 import urllib.request
@@ -9,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from asr_operator.api.v1alpha1 import MAX_NAME
 from asr_operator.names import OPERATOR
+from asr_operator.render.autoscaler import pods_of
 from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import until
 from tests.cluster.nodes import add_nodes, gpu_labels, node
@@ -257,6 +261,22 @@ def test_a_name_that_is_taken_is_not_taken_away(api: ApiServer, acting: Acting) 
     api.apply(manifest(acting.namespace))
     acting.until("Stalled", ("True", "NameTaken"))
     assert acting.get("service", "english")["spec"]["ports"][0]["port"] == 80
+
+
+@pytest.mark.usefixtures("running")
+def test_the_longest_names_fit_and_pods_are_found_by_theirs(api: ApiServer, acting: Acting) -> None:
+    name, model = "n" * MAX_NAME, "m" * 40
+    source = {"objectStore": {"uri": "s3://models/english.nemo"}}
+    scaling = {"maxReplicas": 2, "target": {"pendingRequests": 8}}
+    pools = [gpu_pool(pool, autoscaling=scaling) for pool in ("p" * 20, "p" * 17, "p")]
+    api.apply(manifest(acting.namespace, name, pools=pools, model={"name": model, "source": source}))
+    acting.publish(acting.job("onnx"))
+    assert len(acting.job("plan")["metadata"]["name"]) <= 63
+    for pool in pools:
+        selector = f"asr-operator.dev/pool={pool['name']},app.kubernetes.io/instance={name}"
+        (pod,) = until(functools.partial(acting.find, "pods", "-l", selector), "a pod", seconds=30)
+        assert re.fullmatch(pods_of(f"{name}-{pool['name']}"), pod["metadata"]["name"])
+    acting.until("Ready", ("False", "RollingOut"), name)
 
 
 @pytest.mark.usefixtures("running")

@@ -12,13 +12,22 @@ from pathlib import Path
 from tests.cluster.cluster import ApiServer
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "definitions"
+KEDA = (
+    "keda.sh_scaledobjects",
+    "keda.sh_scaledjobs",
+    "keda.sh_triggerauthentications",
+    "keda.sh_clustertriggerauthentications",
+    "eventing.keda.sh_cloudeventsources",
+    "eventing.keda.sh_clustercloudeventsources",
+)
+"""All that KEDA's operator watches; the first one is all that ours needs to know."""
 MODULES = {
     ("github.com/prometheus-operator/prometheus-operator@v0.85.0", "h1:M5xLCLEoaW2IJfnuCwFzzpL+jSVQu3KGT84Pye+fW8s="): (
         "example/prometheus-operator-crd/monitoring.coreos.com_podmonitors.yaml",
         "example/prometheus-operator-crd/monitoring.coreos.com_prometheusrules.yaml",
     ),
-    ("github.com/kedacore/keda/v2@v2.18.1", "h1:h6bRt/IOxxtZpJlHSqhdH/lcInH7Z9obxg/JvWOmGAw="): (
-        "config/crd/bases/keda.sh_scaledobjects.yaml",
+    ("github.com/kedacore/keda/v2@v2.18.1", "h1:h6bRt/IOxxtZpJlHSqhdH/lcInH7Z9obxg/JvWOmGAw="): tuple(
+        f"config/crd/bases/{name}.yaml" for name in KEDA
     ),
     ("github.com/fluxcd/source-controller@v1.7.3", "h1:gFfeBiNUgF0kFFGap/rrMeJqz+0Tod0ARENJO8w/UA8="): (
         "config/crd/bases/source.toolkit.fluxcd.io_gitrepositories.yaml",

@@ -62,9 +62,13 @@ gpus = st.fixed_dictionaries(
 scaling = st.fixed_dictionaries(
     {
         "maxReplicas": st.integers(4, 9),
-        "target": st.sampled_from([{"audioSecondsPerSecond": 8000}, {"pendingRequests": 8}]),
     },
-    optional={"minReplicas": st.integers(1, 4), "provider": st.sampled_from(["HPA", "KEDA"])},
+    optional={
+        "minReplicas": st.integers(1, 4),
+        "provider": st.sampled_from(["HPA", "KEDA"]),
+        "target": st.sampled_from([{"audioSecondsPerSecond": 8000}, {"pendingRequests": 8}]),
+        "behavior": st.just({"scaleDown": {"stabilizationWindowSeconds": 0}}),
+    },
 )
 pools = st.fixed_dictionaries(
     {"name": names},

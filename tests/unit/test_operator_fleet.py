@@ -219,7 +219,7 @@ def test_what_a_pool_is_scaled_by_is_read_of_its_autoscaler(provider: str, signa
     found = context(body)
     (pool,) = found.spec.pools
     seen = Seen(resource())
-    for rendered in (horizontalpodautoscaler(found, pool), scaledobject(found, pool)):
+    for rendered in (horizontalpodautoscaler(found, pool, None), scaledobject(found, pool, None)):
         if rendered is not None:
             text = json.dumps(rendered["spec"]).replace('"8000"', '"8k"' if provider == "HPA" else '"8000"')
             seen.store.put(rendered["kind"], child(rendered["kind"], json.loads(text)))  # as the API server writes it

@@ -15,6 +15,7 @@ from asr_operator.compare import difference
 from asr_operator.conditions import Finding, merge, news
 from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
+from asr_operator.observe import pool_state as observed_pool
 from asr_operator.render import jobs
 from asr_operator.store import Store
 from tests.support.operator_examples import ONNX, context, plan_for, resources
@@ -328,6 +329,45 @@ def test_a_pod_that_is_lost_later_degrades_and_does_not_undo_ready() -> None:
     )
     assert told["Ready"] == ("True", "Serving")
     assert told["Degraded"] == ("True", "ReplicasMissing")
+
+
+SCALED = {"name": "cpu", "autoscaling": {"maxReplicas": 4, "target": {"pendingRequests": 8}}}
+
+
+def test_pods_that_an_autoscaler_has_just_asked_for_are_no_degradation_unless_they_fail() -> None:
+    resource = with_pools(SCALED)
+    state = pool_state("cpu", wanted=3, replicas=3, updated=3)
+    assert "Degraded" not in reduced(resource, seen_with(cpu=state), known=onnx_known(resource))
+    failing = pool_state("cpu", wanted=3, replicas=3, updated=3, problem=Problem(Reason.PODS_FAIL, "no node"))
+    told = reduced(resource, seen_with(cpu=failing), known=onnx_known(resource))
+    assert told["Degraded"] == ("True", "ReplicasMissing")
+
+
+def live(generation: int, revision: str, replicas: int = 1) -> Object:
+    """A Deployment that was rolled out whole in its first generation."""
+    return {
+        "metadata": {"name": "english-cpu", "labels": {names.POOL_LABEL: "cpu"}, "generation": generation},
+        "spec": {
+            "replicas": replicas,
+            "template": {"metadata": {"annotations": {names.REVISION_ANNOTATION: revision}}, "spec": {}},
+        },
+        "status": {
+            "observedGeneration": 1,
+            "replicas": 1,
+            "updatedReplicas": 1,
+            "conditions": [{"type": "Progressing", "status": "True", "reason": "NewReplicaSetAvailable"}],
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    ("deployment", "complete"),
+    [(live(1, "old"), True), (live(2, "old", replicas=3), True), (live(2, "new"), False)],
+    ids=["as it was", "another number of replicas", "another template"],
+)
+def test_another_number_of_replicas_is_no_roll_out(deployment: Object, *, complete: bool) -> None:
+    pod = {"metadata": {"name": "p", "annotations": {names.REVISION_ANNOTATION: "old"}}, "status": {}}
+    assert observed_pool(deployment, [pod]).complete == complete
 
 
 def test_what_is_scaled_to_zero_is_not_ready_and_says_so() -> None:

@@ -8,26 +8,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from asr_operator import compare, crd, names
+from asr_operator import compare, crd, names, observe
 from asr_operator.api import v1alpha1 as api
 from asr_operator.cluster import KINDS
 from asr_operator.decide import decide
 from asr_operator.errors import StalledError
-from asr_operator.observe import Observation
-from asr_operator.render import jobs
+from asr_operator.render import autoscaler, deployment, jobs
 from asr_operator.render.children import desired
 from asr_operator.render.context import Context, same_tensorrt, triton_image
 from asr_operator.render.deployment import Drain
+from asr_operator.settings import Keda
 from tests.support.operator_examples import GOLDEN, ONNX, SETTINGS, context, example, plan_for, resources
 
 Object = dict[str, Any]
 
 
-def children(found: Context) -> list[Object]:
+def children(found: Context, seen: observe.Observation = observe.Observation()) -> list[Object]:  # noqa: B008 (frozen)
     """All that a resource has once its builds are there: Jobs first."""
     onnx = jobs.onnx(found)
     known = {onnx.name: ONNX}
-    decision = decide(found, known, Observation())
+    decision = decide(found, known, observe.Observation())
     for need in decision.needs[1:]:
         arguments = dict(
             item.removeprefix("--").split("=", 1)
@@ -37,7 +37,7 @@ def children(found: Context) -> list[Object]:
         known[need.build.name] = plan_for(
             arguments["gpu-product"], arguments["compute-capability"], arguments["serving-tensorrt"]
         )
-    decision = decide(found, known, Observation())
+    decision = decide(found, known, seen)
     serving = [(item.pool, item.serving) for item in decision.pools]
     return [*(need.build.job for need in decision.needs), *desired(found, serving, KINDS)]
 
@@ -99,12 +99,108 @@ def test_pods_keep_to_the_restricted_standard_and_get_no_token(body: Object) -> 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(resources)
-def test_replicas_are_not_written_where_an_autoscaler_owns_them(body: Object) -> None:
+def test_replicas_are_not_written_where_an_autoscaler_owns_them_but_for_the_first_ones(body: Object) -> None:
     found = context(body)
-    scaled = {names.deployment(found.name, pool.name) for pool in found.spec.pools if pool.autoscaling is not None}
-    for child in children(found):
+    scaled = {
+        names.deployment(found.name, pool.name): pool.autoscaling.min_replicas
+        for pool in found.spec.pools
+        if pool.autoscaling is not None
+    }
+    first = [child for child in children(found) if child["kind"] == "Deployment"]
+    for child in first:
+        name = child["metadata"]["name"]
+        assert name not in scaled or child["spec"]["replicas"] == scaled[name]
+    seen = observe.observe([], first, [])
+    for child in children(found, seen):
         if child["kind"] == "Deployment":
             assert ("replicas" in child["spec"]) != (child["metadata"]["name"] in scaled)
+
+
+def test_an_autoscaler_comes_with_its_deployment_and_stays_as_long() -> None:
+    found = context()
+    waiting = [(pool, None) for pool in found.spec.pools]
+
+    def scalers(existing: set[str]) -> set[str]:
+        kinds = {"HorizontalPodAutoscaler", "ScaledObject"}
+        children = desired(found, waiting, KINDS, existing)
+        return {item["metadata"]["name"] for item in children if item["kind"] in kinds}
+
+    assert scalers(set()) == set()
+    assert scalers({"l4"}) == {"english-l4"}
+
+
+def autoscaler_of(pool: Object, artifact: api.Artifact | None = None, **settings: Any) -> Object:  # noqa: ANN401
+    """Spec of what scales the only pool."""
+    body = changed(pools=[pool])
+    more = SETTINGS.model_copy(update=settings)
+    found = Context.of(body, api.parse(body).spec, more)
+    (only,) = found.spec.pools
+    scaler = autoscaler.scaledobject(found, only, artifact) or autoscaler.horizontalpodautoscaler(found, only, artifact)
+    assert scaler is not None
+    spec: Object = scaler["spec"]
+    return spec
+
+
+L4 = {"name": "l4", "gpu": {"product": "NVIDIA-L4", "computeCapability": "8.9"}}
+MEASURED = plan_for().model_copy(update={"audio_seconds_per_second": 50_001})
+
+
+@pytest.mark.parametrize(
+    ("pool", "artifact", "metric", "value"),
+    [
+        (L4, MEASURED, "asr_audio_seconds_per_second", "20000"),
+        (L4, plan_for(), "asr_pending_requests", "32"),
+        (L4, None, "asr_pending_requests", "32"),
+        (L4 | {"batching": {"maxBatchSize": 8}}, ONNX, "asr_pending_requests", "8"),
+    ],
+)
+def test_without_a_target_a_gpu_pool_has_what_its_build_measured_or_one_full_batch(
+    pool: Object, artifact: api.Artifact | None, metric: str, value: str
+) -> None:
+    (found,) = autoscaler_of(pool | {"autoscaling": {"maxReplicas": 3}}, artifact)["metrics"]
+    assert found["pods"]["metric"]["name"] == metric
+    assert found["pods"]["target"]["averageValue"] == value
+
+
+def test_what_the_build_measured_counts_also_while_a_former_plan_is_kept() -> None:
+    body = changed(pools=[L4 | {"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}}])
+    found = context(body)
+    old = MEASURED.model_copy(update={"build": "plan-old", "uri": "s3://old"})
+    (pool,) = found.spec.pools
+    live = deployment.deployment(found, pool, deployment.Serving(old, None, "fetch:1"))
+    seen = observe.observe([], [live | {"status": {"availableReplicas": 1}}], [])
+    known = {jobs.onnx(found).name: ONNX, old.build: old}
+    (decision,) = decide(found, known, seen).pools
+    assert decision.serving is not None
+    assert decision.serving.artifact == old
+
+
+def test_a_pool_without_gpu_is_scaled_by_cpu_unless_told_otherwise() -> None:
+    pool = {"name": "cpu", "autoscaling": {"maxReplicas": 3, "provider": "KEDA"}}
+    found = autoscaler_of(pool)
+    assert [item["type"] for item in found["triggers"]] == ["cpu"]
+    assert "fallback" not in found, "KEDA refuses one for CPU alone"
+
+
+def test_triggers_of_the_user_stand_beside_ours_and_wake_a_pool_that_has_no_pods() -> None:
+    cron = {"type": "cron", "metadata": {"timezone": "UTC", "start": "0 8 * * *", "end": "0 18 * * *"}}
+    scaling = {"minReplicas": 0, "maxReplicas": 3, "provider": "KEDA", "triggers": [cron]}
+    found = autoscaler_of(L4 | {"autoscaling": scaling})
+    assert found["minReplicaCount"] == 0
+    assert found["triggers"][1:] == [cron]
+    assert found["fallback"]["replicas"] == 1
+
+
+def test_credentials_for_prometheus_are_those_of_a_clustertriggerauthentication() -> None:
+    keda = Keda(cluster_trigger_authentication="prometheus", auth_modes="bearer,tls")
+    (trigger,) = autoscaler_of(L4 | {"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}}, keda=keda)["triggers"]
+    assert trigger["authenticationRef"] == {"name": "prometheus", "kind": "ClusterTriggerAuthentication"}
+    assert trigger["metadata"]["authModes"] == "bearer,tls"
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [("15s", 60), ("500ms", 60), ("30s", 120), ("2m", 480)])
+def test_a_rate_is_computed_over_several_scrapes(interval: str, seconds: int) -> None:
+    assert autoscaler.window(interval) == seconds
 
 
 def test_pending_requests_are_those_in_the_scheduler_and_before_it_not_the_batches_of_the_acoustic_model() -> None:

@@ -81,6 +81,21 @@ class Provider(StrEnum):
     KEDA = "KEDA"
 
 
+class PolicyType(StrEnum):
+    """What the value of a scaling policy counts."""
+
+    PODS = "Pods"
+    PERCENT = "Percent"
+
+
+class SelectPolicy(StrEnum):
+    """Which of several scaling policies counts."""
+
+    MAX = "Max"
+    MIN = "Min"
+    DISABLED = "Disabled"
+
+
 class Strategy(StrEnum):
     """How pods are replaced."""
 
@@ -478,6 +493,57 @@ class Target(ApiModel):
     """CPU used in per cent of what is requested; for pools without GPU."""
 
 
+class ScalingPolicy(ApiModel):
+    """How much may change in a time, as in a HorizontalPodAutoscaler."""
+
+    type: PolicyType
+    """Pods, or Percent of the pods that there are."""
+    value: Annotated[int, Field(ge=1, le=1000)]
+    """How many, or how many per cent."""
+    period_seconds: Annotated[int, Field(ge=1, le=1800)]
+    """In how many seconds."""
+
+
+Policies = Annotated[list[ScalingPolicy], Field(min_length=1, max_length=4, json_schema_extra=ATOMIC)]
+
+
+class ScaleUp(ApiModel):
+    """How pods are added: at once by default, since speech waits meanwhile."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
+    """How long the load must be high before pods are added."""
+    select_policy: SelectPolicy = SelectPolicy.MAX
+    """Which of the policies counts: the one that adds the most pods (Max) or the fewest (Min); Disabled adds none."""
+    policies: Policies = [
+        ScalingPolicy(type=PolicyType.PERCENT, value=100, period_seconds=15),
+        ScalingPolicy(type=PolicyType.PODS, value=4, period_seconds=15),
+    ]
+    """How many pods may be added in a time."""
+
+
+class ScaleDown(ApiModel):
+    """How pods are taken away: slowly by default, since a new one takes its time to start."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
+    """How long the load must be low before pods are taken away."""
+    select_policy: SelectPolicy = SelectPolicy.MAX
+    """Which of the policies counts: the one that takes the most pods (Max) or the fewest (Min); Disabled takes none."""
+    policies: Policies = [
+        ScalingPolicy(type=PolicyType.PODS, value=1, period_seconds=60),
+        ScalingPolicy(type=PolicyType.PERCENT, value=25, period_seconds=60),
+    ]
+    """How many pods may be taken away in a time."""
+
+
+class Behavior(ApiModel):
+    """How fast replicas follow the load, as in a HorizontalPodAutoscaler."""
+
+    scale_up: ScaleUp = ScaleUp()
+    """How pods are added: at once by default, since speech waits meanwhile."""
+    scale_down: ScaleDown = ScaleDown()
+    """How pods are taken away: slowly by default, since a new one takes its time to start."""
+
+
 class Autoscaling(ApiModel):
     """Replicas by load."""
 
@@ -489,23 +555,34 @@ class Autoscaling(ApiModel):
                 ".minReplicas",
             ),
             Rule(
-                "self.minReplicas > 0 || self.provider == 'KEDA'",
-                "only KEDA scales to zero; write provider: KEDA, or minReplicas of at least 1",
+                "self.minReplicas > 0 || (has(self.triggers) && size(self.triggers) > 0)",
+                "what the target measures is told by the pods themselves, so nothing would wake the pool from 0; write "
+                "minReplicas of at least 1, or a trigger in triggers that measures something else",
                 ".minReplicas",
+            ),
+            Rule(
+                "!has(self.triggers) || size(self.triggers) == 0 || self.provider == 'KEDA'",
+                "triggers are KEDA's; write provider: KEDA, or leave them out",
+                ".triggers",
             ),
         )
     )
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
-    """Fewest pods."""
+    """Fewest pods, and what a pool starts with. 0 needs a trigger that can wake it."""
     max_replicas: Annotated[int, Field(ge=1, le=1000)]
     """Most pods."""
-    target: Target
-    """The load that each pod should have."""
+    target: Target | None = None
+    """The load that each pod should have. The default is for a pool without GPU cpuUtilizationPercent 70, for one with
+    a TensorRT plan audioSecondsPerSecond of 40 % of what the plan got through when it was built, else pendingRequests
+    of one full batch."""
     provider: Provider = Provider.HPA
     """HPA (needs a metrics adapter unless the target is CPU), or KEDA (needs KEDA and Prometheus)."""
-    scale_down_stabilization_seconds: Annotated[int, Field(ge=0, le=3600)] = 300
-    """How long the load must be low before pods are taken away."""
+    behavior: Behavior = Behavior()
+    """How fast replicas follow the load, as in a HorizontalPodAutoscaler: by default up at once, down slowly."""
+    triggers: Annotated[list[Opaque], Field(max_length=8, json_schema_extra=ATOMIC)] = []
+    """Further triggers of KEDA, as in a ScaledObject, such as a schedule or the length of a queue that your clients
+    read from. The one that asks for the most pods counts. With one of them minReplicas may be 0."""
 
 
 class PodTemplate(ApiModel):
@@ -573,9 +650,19 @@ class Pool(PodTemplate):
                 ".replicas",
             ),
             Rule(
-                "!has(self.autoscaling) || !has(self.autoscaling.target.cpuUtilizationPercent) || !has(self.gpu)",
+                "!has(self.autoscaling) || !has(self.gpu) || !has(self.autoscaling.target) || "
+                "!has(self.autoscaling.target.cpuUtilizationPercent)",
                 "a GPU pool's CPU says little about its load; write audioSecondsPerSecond or pendingRequests",
                 ".autoscaling",
+            ),
+            Rule(
+                "!has(self.autoscaling) || has(self.gpu) || "
+                "(has(self.autoscaling.target) && !has(self.autoscaling.target.cpuUtilizationPercent)) || "
+                "(has(self.resources.requests) && 'cpu' in self.resources.requests) || "
+                "(has(self.resources.limits) && 'cpu' in self.resources.limits)",
+                "CPU utilisation, the default target of a pool without GPU, is in per cent of the CPU that pods "
+                "request; write resources.requests.cpu, or another target",
+                ".resources",
             ),
         )
     )
@@ -583,7 +670,8 @@ class Pool(PodTemplate):
     name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=20)]
     """Name of the pool, such as l4. The Deployment is named after the resource and the pool."""
     replicas: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Number of pods; 1 by default. Leave it out with autoscaling."""
+    """Number of pods. Left out it is 1, or as many as an autoscaler had running before. Leave it out with
+    autoscaling."""
     autoscaling: Autoscaling | None = None
     """Replicas by load."""
     gpu: Gpu | None = None

@@ -1,15 +1,29 @@
 """What scales a pool: a HorizontalPodAutoscaler, or KEDA's ScaledObject. They own the replicas then."""
 
+import math
+
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render.context import Context, Object
 
-WINDOW = "1m"
-"""Over which Prometheus computes rates for KEDA."""
+POLLING_SECONDS = 15
+"""How often KEDA asks for the load: as often as a HorizontalPodAutoscaler asks KEDA."""
+FAILURES = 3
+"""After so many questions without an answer KEDA keeps the pods that there are."""
+SCRAPES = 4
+"""That a rate is computed from, so that one that is missed does not matter."""
+LEAST_WINDOW = 60
+"""Seconds that a rate is computed over at least."""
+TEMPLATE_HASH_LENGTH = 10
+GENERATED_FROM_LENGTH = 58
+"""Of a name that Kubernetes generates: what it begins with, at most."""
+DEFAULT_CPU_PERCENT = 70
+DEFAULT_PLAN_PERCENT = 40
+"""Of what a plan gets through on the GPU alone. Through Triton about 60 % of that arrives; the rest is for peaks."""
 
 
-def horizontalpodautoscaler(context: Context, pool: api.Pool) -> Object | None:
-    """None unless the pool is scaled by one."""
+def horizontalpodautoscaler(context: Context, pool: api.Pool, artifact: api.Artifact | None) -> Object | None:
+    """None unless the pool is scaled by one; `artifact` is what it serves."""
     scaling = pool.autoscaling
     if scaling is None or scaling.provider is not api.Provider.HPA:
         return None
@@ -22,18 +36,25 @@ def horizontalpodautoscaler(context: Context, pool: api.Pool) -> Object | None:
             "scaleTargetRef": _target(name),
             "minReplicas": scaling.min_replicas,
             "maxReplicas": scaling.max_replicas,
-            "metrics": [_metric(scaling.target)],
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": scaling.scale_down_stabilization_seconds}},
+            "metrics": [_metric(target_of(context, pool, artifact))],
+            "behavior": scaling.behavior.as_json(),
         },
     }
 
 
-def scaledobject(context: Context, pool: api.Pool) -> Object | None:
-    """None unless the pool is scaled by KEDA."""
+def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None) -> Object | None:
+    """None unless the pool is scaled by KEDA; `artifact` is what it serves."""
     scaling = pool.autoscaling
     if scaling is None or scaling.provider is not api.Provider.KEDA:
         return None
     name = names.deployment(context.name, pool.name)
+    trigger = _trigger(context, name, target_of(context, pool, artifact))
+    # Where Prometheus is away, nobody is taken away: what runs stays, and not less than the fewest pods.
+    fallback = {
+        "failureThreshold": FAILURES,
+        "replicas": max(scaling.min_replicas, 1),
+        "behavior": "currentReplicasIfHigher",
+    }
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
@@ -42,15 +63,27 @@ def scaledobject(context: Context, pool: api.Pool) -> Object | None:
             "scaleTargetRef": _target(name),
             "minReplicaCount": scaling.min_replicas,
             "maxReplicaCount": scaling.max_replicas,
-            "cooldownPeriod": scaling.scale_down_stabilization_seconds,
-            "advanced": {
-                "horizontalPodAutoscalerConfig": {
-                    "behavior": {"scaleDown": {"stabilizationWindowSeconds": scaling.scale_down_stabilization_seconds}}
-                }
-            },
-            "triggers": [_trigger(context, name, scaling.target)],
+            "pollingInterval": POLLING_SECONDS,
+            "cooldownPeriod": scaling.behavior.scale_down.stabilization_window_seconds,
+            "advanced": {"horizontalPodAutoscalerConfig": {"behavior": scaling.behavior.as_json()}},
+            # KEDA has none for CPU, which it does not ask for itself.
+            **({"fallback": fallback} if trigger["type"] == "prometheus" else {}),
+            "triggers": [trigger, *scaling.triggers],
         },
     }
+
+
+def target_of(context: Context, pool: api.Pool, artifact: api.Artifact | None) -> api.Target:
+    """The load that each pod of a scaled pool should have: what the user wrote, else what its artifact is good for."""
+    assert pool.autoscaling is not None  # noqa: S101 (asked only of those)
+    if pool.autoscaling.target is not None:
+        return pool.autoscaling.target
+    if pool.gpu is None:
+        return api.Target(cpu_utilization_percent=DEFAULT_CPU_PERCENT)
+    if artifact is not None and artifact.audio_seconds_per_second:
+        share = artifact.audio_seconds_per_second * DEFAULT_PLAN_PERCENT // 100
+        return api.Target(audio_seconds_per_second=max(share, 1))
+    return api.Target(pending_requests=pool.batching.max_batch_size or context.spec.engine.max_batch_size)
 
 
 def _target(name: str) -> Object:
@@ -81,19 +114,45 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
             "metricType": "Utilization",
             "metadata": {"value": str(target.cpu_utilization_percent)},
         }
-    pods = f'namespace="{context.namespace}",pod=~"{deployment}-[a-z0-9]+-[a-z0-9]+"'
-    query, value = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{WINDOW}]))", target.audio_seconds_per_second
+    keda = context.settings.keda
+    authentication = keda.cluster_trigger_authentication
+    pods = f'namespace="{context.namespace}",pod=~"{pods_of(deployment)}"'
+    query = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{window(context.settings.pod_monitor.interval)}s]))"
+    value = target.audio_seconds_per_second
     if value is None:
         model = context.spec.model.name
         gauges = f"{names.PENDING_GAUGE}|{names.QUEUED_GAUGE}"
         query = f'sum({{__name__=~"{gauges}",{pods},model="{model}"}})'
         value = target.pending_requests
-    return {
+    found: Object = {
         "type": "prometheus",
         "metricType": "AverageValue",
         "metadata": {
-            "serverAddress": context.settings.keda.prometheus_address,
+            "serverAddress": keda.prometheus_address,
             "query": query,
             "threshold": str(value),
+            # No series is no measurement, and not a load of 0: the fallback holds then.
+            "ignoreNullValues": "false",
         },
     }
+    if authentication:
+        found["metadata"] |= {"authModes": keda.auth_modes}
+        found |= {"authenticationRef": {"name": authentication, "kind": "ClusterTriggerAuthentication"}}
+    return found
+
+
+def pods_of(deployment: str) -> str:
+    """Pattern of the names of a Deployment's pods: name, template's hash, and five characters.
+
+    Kubernetes cuts what is before the five; of a long name the hash, or even the name's own end, is not there.
+    """
+    if len(deployment) + TEMPLATE_HASH_LENGTH + 2 <= GENERATED_FROM_LENGTH:
+        return f"{deployment}-[a-z0-9]+-[a-z0-9]+"
+    return f"{deployment[:GENERATED_FROM_LENGTH]}[-a-z0-9]+"
+
+
+def window(interval: str) -> int:
+    """Seconds that a rate is computed over, when pods are scraped each `interval`, such as 15s, 1m or 500ms."""
+    factor = {"ms": 0.001, "s": 1.0, "m": 60.0}
+    number = interval.rstrip("ms")
+    return max(LEAST_WINDOW, math.ceil(SCRAPES * int(number) * factor[interval.removeprefix(number)]))

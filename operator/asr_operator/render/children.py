@@ -10,7 +10,10 @@ from asr_operator.render.context import Context, Object
 
 
 def desired(
-    context: Context, pools: Iterable[tuple[api.Pool, deployment.Serving | None]], kinds: Container[str]
+    context: Context,
+    pools: Iterable[tuple[api.Pool, deployment.Serving | None]],
+    kinds: Container[str],
+    existing: Container[str] = (),
 ) -> list[Object]:
     """The objects that are to be there.
 
@@ -18,6 +21,7 @@ def desired(
         context: The resource.
         pools: Each with what to serve; None leaves its Deployment as it is.
         kinds: That the cluster knows.
+        existing: Names of the pools that have a Deployment already.
 
     Raises:
         StalledError: A pool is scaled by KEDA, which the cluster does not have.
@@ -31,13 +35,16 @@ def desired(
         found.append(poddisruptionbudget.poddisruptionbudget(context, pool))
         if serving is not None:
             found.append(deployment.deployment(context, pool, serving))
-        scaled = autoscaler.scaledobject(context, pool)
+        artifact = None if serving is None else serving.artifact
+        scaled = autoscaler.scaledobject(context, pool, artifact)
         if scaled is not None and scaled["kind"] not in kinds:
             raise StalledError(
                 Reason.KEDA_MISSING,
                 f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
             )
-        found += [autoscaler.horizontalpodautoscaler(context, pool), scaled]
+        # Not before there is something to scale: KEDA waits up to a quarter of an hour before it looks again.
+        if serving is not None or pool.name in existing:
+            found += [autoscaler.horizontalpodautoscaler(context, pool, artifact), scaled]
     if podmonitor.KIND in kinds:
         found.append(podmonitor.podmonitor(context))
     return [item for item in found if item is not None]

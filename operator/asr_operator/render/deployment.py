@@ -44,14 +44,16 @@ class Serving:
     Attributes:
         artifact: The model repository.
         replicas: Pods; None leaves that to an autoscaler.
-        yielded: Of the pods that are wanted, those given up so that a plan can be built on their GPU.
         fetch_image: What fetches the artifact.
+        yielded: Of the pods that are wanted, those given up so that a plan can be built on their GPU.
+        kept: That many replicas are wanted since an autoscaler had set them before; None if that is not why.
     """
 
     artifact: api.Artifact
     replicas: int | None
     fetch_image: str
     yielded: int = 0
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +96,10 @@ def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
     annotations = _annotations(serving.artifact)
     if serving.yielded:
         annotations |= {names.YIELDED_ANNOTATION: str(serving.yielded)}
+    if pool.autoscaling is not None:
+        annotations |= {names.REPLICAS_ANNOTATION: names.AUTOSCALED}
+    elif serving.kept is not None:
+        annotations |= {names.REPLICAS_ANNOTATION: str(serving.kept)}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -1,0 +1,88 @@
+"""Whose the number of replicas is: on a real API server, which knows what each writer owns."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.cluster.cluster import ApiServer
+from tests.cluster.machine import until
+from tests.support.operator import Acting, manifest
+
+HANDOVER = "asr-operator-handover"
+OPERATOR = "asr-operator"
+REQUESTS = {"resources": {"requests": {"cpu": 1}}}
+
+
+def fixed(replicas: int | None = None) -> list[dict[str, Any]]:
+    return [{"name": "cpu"} | REQUESTS | ({} if replicas is None else {"replicas": replicas})]
+
+
+def scaled(least: int, most: int = 9) -> list[dict[str, Any]]:
+    return [{"name": "cpu", "autoscaling": {"minReplicas": least, "maxReplicas": most}} | REQUESTS]
+
+
+def owners(acting: Acting) -> dict[str, int]:
+    """Who owns the replicas of the pool's Deployment, each with their number."""
+    shown = json.loads(
+        acting.server.kubectl(
+            "get", "deployment", "english-cpu", "-n", acting.namespace, "-o", "json", "--show-managed-fields"
+        )
+    )
+    managed = shown["metadata"]["managedFields"]
+    count: int = shown["spec"]["replicas"]
+    return {item["manager"]: count for item in managed if "f:replicas" in item["fieldsV1"].get("f:spec", {})}
+
+
+def served(acting: Acting, count: int) -> None:
+    acting.publish(acting.job("onnx"))
+    acting.serve(count=count)
+    acting.until("Ready", ("True", "Serving"))
+
+
+@pytest.mark.usefixtures("running")
+def test_an_autoscaled_pool_starts_with_its_fewest_pods_and_then_nobody_but_its_autoscaler_sets_them(
+    api: ApiServer, acting: Acting
+) -> None:
+    api.apply(manifest(acting.namespace, pools=scaled(2)))
+    served(acting, 2)
+    # Not by the autoscaler: it has written nothing, since there is no metric here.
+    until(lambda: owners(acting) == {HANDOVER: 2}, "the replicas to be nobody's")
+
+
+@pytest.mark.usefixtures("running")
+def test_a_pool_that_becomes_autoscaled_keeps_its_pods(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace, pools=fixed(3)))
+    served(acting, 3)
+    assert owners(acting) == {OPERATOR: 3}
+    api.apply(manifest(acting.namespace, pools=scaled(1)))
+    until(lambda: owners(acting) == {HANDOVER: 3}, "the replicas to be left to the autoscaler")
+    assert acting.get("hpa", "english-cpu")["spec"]["minReplicas"] == 1
+    # What the autoscaler sets is its own, whatever changes after that.
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=5")
+    api.apply(manifest(acting.namespace, pools=[scaled(1)[0] | {"podLabels": {"team": "speech"}}]))
+    until(lambda: acting.servers("cpu", 1), "pods of the new template")
+    found = owners(acting)
+    assert set(found.values()) == {5}
+    assert not {OPERATOR, HANDOVER} & set(found)
+
+
+@pytest.mark.usefixtures("running")
+def test_a_pool_whose_autoscaler_is_taken_away_keeps_its_pods(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace, pools=scaled(1)))
+    served(acting, 1)
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=4")
+    acting.serve(count=4)
+    until(lambda: acting.status()["ready"] == "4/4", "four pods")
+    api.apply(manifest(acting.namespace, pools=fixed()))
+    until(lambda: not acting.find("hpa"), "the autoscaler to go")
+    until(lambda: owners(acting).get(OPERATOR) == 4, "the operator to keep the four")
+    acting.until("Ready", ("True", "Serving"))
+    # Now it is the operator's number, so that a hand's change of it is undone,
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=6")
+    until(lambda: owners(acting) == {OPERATOR: 4}, "four again")
+    # and what the user writes counts more.
+    api.apply(manifest(acting.namespace, pools=fixed(2)))
+    until(lambda: owners(acting) == {OPERATOR: 2}, "two pods")
+    api.apply(manifest(acting.namespace, pools=fixed()))
+    until(lambda: owners(acting) == {OPERATOR: 1}, "one pod, the default")

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_operator import names
 from tests.cluster import machine
 from tests.cluster.cluster import BINARY, PROJECT, ApiServer
-from tests.support import definitions
+from tests.support import definitions, monitoring
 from tests.support.chart import render
 
 EXAMPLES = PROJECT / "examples"
@@ -17,8 +18,9 @@ KINDS = (
     "kustomize.toolkit.fluxcd.io_kustomizations",
     "source.toolkit.fluxcd.io_gitrepositories",
 )
+NO_OBJECTS = {"kustomization.yaml", "values.yaml"}
 FILES = sorted(
-    path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml") if path.name != "kustomization.yaml"
+    path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.yaml") if path.name not in NO_OBJECTS
 )
 Object = dict[str, Any]
 
@@ -69,3 +71,7 @@ def test_flux_would_find_the_models_where_the_kustomization_says() -> None:
     models = documents("flux/models.yaml")[1]["spec"]
     assert (EXAMPLES / "kustomize" / models["path"] / "kustomization.yaml").exists()
     assert models["targetNamespace"] == "speech"
+
+
+def test_the_adapters_metrics_are_those_that_autoscalers_ask_for() -> None:
+    assert set(monitoring.adapter_queries("speech")) == {names.AUDIO_RATE_METRIC, names.PENDING_METRIC}

@@ -48,13 +48,14 @@ def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> N
     assert artifact["tokenAgreementPermille"] >= 990
 
 
-def test_no_recording_rule_and_no_panel_of_the_dashboard_is_empty_under_load(
+def test_no_rule_no_panel_and_no_metric_of_the_adapter_is_empty_under_load(
     english: Speech, prometheus: Prometheus
 ) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 1, "target": {"pendingRequests": 64}}
     english.apply(NAME, pools=[{"name": "cpu", "autoscaling": scaling}])
     english.apply("wrong", image={"tensorrt": "1.0"})  # there is no such image, and so there is a problem to show
     asked = {rule["record"]: rule["record"] for rule in monitoring.rules("record")} | monitoring.queries()
+    asked |= monitoring.adapter_queries(english.namespace)
     empty = set(asked)
 
     def none_empty() -> bool:

@@ -6,8 +6,10 @@ from typing import Any
 
 import yaml
 
+from tests.cluster.cluster import PROJECT
 from tests.support.chart import CHART
 
+ADAPTER = PROJECT / "examples" / "prometheus-adapter" / "values.yaml"
 ALERTS = CHART / "files" / "alerts.yaml"
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 METRIC = re.compile(r"(?<![:\w])(?:asr_(?!operator_dev)\w+|nv_\w+|up)\b")
@@ -33,6 +35,22 @@ def queries() -> dict[str, str]:
     put = {"$__rate_interval": "1m", "$__range": "1h", "$namespace": ".*", "$deployment": ".*"}
     for variable, value in put.items():
         found = {name: query.replace(variable, value) for name, query in found.items()}
+    return found
+
+
+def adapter_queries(namespace: str) -> dict[str, str]:
+    """What the metrics adapter of the examples asks Prometheus about the pods of a namespace, by name of the metric."""
+    found = {}
+    for rule in yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]:
+        put = {
+            "<<.Series>>": rule["seriesQuery"].partition("{")[0],
+            "<<.LabelMatchers>>": f'namespace="{namespace}",pod=~".+"',
+            "<<.GroupBy>>": "pod",
+        }
+        query = rule["metricsQuery"]
+        for variable, value in put.items():
+            query = query.replace(variable, value)
+        found[rule["name"]["as"]] = query
     return found
 
 

@@ -14,7 +14,7 @@ from asr_operator.fleet import Fleet
 from asr_operator.store import Store
 from tests.cluster import machine
 from tests.cluster.cluster import BINARY, PROJECT
-from tests.support.monitoring import ALERTS, DASHBOARD, METRIC, queries, rules
+from tests.support.monitoring import ALERTS, DASHBOARD, METRIC, adapter_queries, queries, rules
 
 PROMTOOL = BINARY.with_name("promtool")
 TRITONS = {"nv_inference_pending_request_count", "nv_gpu_utilization"}
@@ -186,10 +186,11 @@ def test_every_recording_rule_is_promtool_tests() -> None:
     assert {rule["record"] for rule in rules("record")} == set(RECORDED)
 
 
-def test_prometheus_reads_the_dashboards_queries(tmp_path: Path) -> None:
-    recorded = [{"record": f"panel:{number}", "expr": query} for number, query in enumerate(queries().values())]
+def test_prometheus_reads_the_queries_of_dashboard_and_adapter(tmp_path: Path) -> None:
+    asked = [*queries().values(), *adapter_queries("speech").values()]
+    recorded = [{"record": f"query:{number}", "expr": query} for number, query in enumerate(asked)]
     path = tmp_path / "rules.yaml"
-    path.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": recorded}]}))
+    path.write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": recorded}]}))
     assert f"SUCCESS: {len(recorded)} rules found" in promtool("check", "rules", str(path))
 
 

@@ -45,7 +45,7 @@ demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcrib
 	@python -m tests.demo.local
 
 test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
-	@python -m pytest --numprocesses 2 --dist loadgroup
+	@python -m pytest --numprocesses 2 --dist loadscope
 
 lint: setup ## Style, types and layers
 	@ruff check --quiet . && ruff format --check --quiet . && echo "ruff: clean"

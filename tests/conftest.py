@@ -1,10 +1,11 @@
 """Fixtures that many tests share; what is heavy lives in `tests/builder/conftest.py`."""
 
 import os
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # Read once, when onnxruntime is loaded; nothing here reports anywhere.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -16,10 +17,14 @@ settings.load_profile("untimed")
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Folders(LoadScopeScheduling):
     """Where tests run side by side, those of a folder stay together: they share servers that take long to start."""
-    for item in items:
-        folder = item.path.relative_to(Path(__file__).parent).parts[0]
-        if folder != "unit":
-            item.add_marker(pytest.mark.xdist_group(folder))
+
+    def _split_scope(self, nodeid: str) -> str:
+        folder = nodeid.split("/")[1]
+        return nodeid if folder == "unit" else folder
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Folders:  # noqa: ANN401 (xdist's)
+    """For `--dist loadscope`."""
+    return Folders(config, log)

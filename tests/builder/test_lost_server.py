@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from model_builder import audio_set, triton
@@ -73,16 +74,17 @@ def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict
     """Exit code, results and standard error of `asr transcribe` whose server is killed and started again meanwhile."""
     ports = triton.Ports.free()
     command = [program("asr"), "transcribe", "--json", "--url", ports.grpc_url, "--model", MODEL, "--concurrency", "2"]
-    with triton.serve(repository, ports=ports) as server:
-        client = subprocess.Popen(
-            [*command, *arguments, *FILES * 20], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+    with TemporaryFile("w+") as errors, triton.serve(repository, ports=ports) as server:
+        client = subprocess.Popen([*command, *arguments, *FILES * 20], stdout=subprocess.PIPE, stderr=errors, text=True)
         assert client.stdout is not None
         lines = [client.stdout.readline()]
         kill(server)
         with triton.serve(repository, ports=ports):
-            rest, errors = client.communicate(timeout=300)
-    return client.returncode, [json.loads(line) for line in [*lines, *rest.splitlines()]], errors
+            # Not by `communicate`, which does not know what `readline` has read already.
+            lines += client.stdout.readlines()
+            code = client.wait(timeout=300)
+        errors.seek(0)
+        return code, [json.loads(line) for line in lines], errors.read()
 
 
 def test_asr_transcribe_hides_a_killed_server_and_says_so(repository: Path) -> None:

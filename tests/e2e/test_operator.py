@@ -48,14 +48,21 @@ def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> N
     assert artifact["tokenAgreementPermille"] >= 990
 
 
-def test_no_rule_no_panel_and_no_metric_of_the_adapter_is_empty_under_load(
-    english: Speech, prometheus: Prometheus
-) -> None:
+@pytest.fixture
+def scaled(english: Speech, prometheus: Prometheus) -> Speech:
+    """It has an autoscaler, as Prometheus knows."""
     scaling = {"minReplicas": 1, "maxReplicas": 1, "target": {"pendingRequests": 64}}
     english.apply(NAME, pools=[{"name": "cpu", "autoscaling": scaling}])
-    english.apply("wrong", image={"tensorrt": "1.0"})  # there is no such image, and so there is a problem to show
+    until(lambda: prometheus.query("asr_pool_max_replicas"), "the autoscaler to be told", seconds=60)
+    return english
+
+
+def test_no_rule_no_panel_and_no_metric_of_the_adapter_is_empty_under_load(
+    scaled: Speech, prometheus: Prometheus
+) -> None:
+    scaled.apply("wrong", image={"tensorrt": "1.0"})  # there is no such image, and so there is a problem to show
     asked = {rule["record"]: rule["record"] for rule in monitoring.rules("record")} | monitoring.queries()
-    asked |= monitoring.adapter_queries(english.namespace)
+    asked |= monitoring.adapter_queries(scaled.namespace)
     empty = set(asked)
 
     def none_empty() -> bool:
@@ -65,15 +72,15 @@ def test_no_rule_no_panel_and_no_metric_of_the_adapter_is_empty_under_load(
         return empty <= GPU_PANELS
 
     try:
-        with steady(platform.address(english.cluster, english.namespace, NAME), "english_stt"):
+        with steady(platform.address(scaled.cluster, scaled.namespace, NAME), "english_stt"):
             until(none_empty, "every panel and rule to have values", seconds=120)
     finally:
         assert empty == GPU_PANELS
-        english.delete("wrong")
+        scaled.delete("wrong")
 
 
-def test_every_alert_can_be_evaluated_on_series_that_exist(english: Speech, prometheus: Prometheus) -> None:
-    assert english.condition(NAME, "Ready")["status"] == "True"
+def test_every_alert_can_be_evaluated_on_series_that_exist(scaled: Speech, prometheus: Prometheus) -> None:
+    assert scaled.condition(NAME, "Ready")["status"] == "True"
     evaluated = {rule["name"]: rule for rule in prometheus.rules()}
     assert {name: rule.get("lastError", "") for name, rule in evaluated.items() if rule["health"] != "ok"} == {}
     for rule in monitoring.rules():

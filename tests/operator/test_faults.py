@@ -1,5 +1,6 @@
 """What goes wrong around the operator, for real: the API server, other writers, nodes."""
 
+import functools
 import json
 import os
 import signal
@@ -199,4 +200,6 @@ def test_who_waits_for_keda_goes_on_soon_after_it_was_installed(tmp_path: Path, 
             acting.until("Stalled", ("True", "KedaMissing"))
             definitions.install(api, "keda.sh_scaledobjects")
             acting.until("Reconciling", ("True", "Building"), seconds=60)
-            assert [item["metadata"]["name"] for item in acting.find("scaledobjects")] == ["english-cpu"]
+            acting.publish(acting.job("onnx"))
+            (found,) = until(functools.partial(acting.find, "scaledobjects"), "a ScaledObject", seconds=30)
+            assert found["metadata"]["name"] == "english-cpu"

@@ -74,8 +74,13 @@ def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict
     """Exit code, results and standard error of `asr transcribe` whose server is killed and started again meanwhile."""
     ports = triton.Ports.free()
     command = [program("asr"), "transcribe", "--json", "--url", ports.grpc_url, "--model", MODEL, "--concurrency", "2"]
-    with TemporaryFile("w+") as errors, triton.serve(repository, ports=ports) as server:
-        client = subprocess.Popen([*command, *arguments, *FILES * 20], stdout=subprocess.PIPE, stderr=errors, text=True)
+    with (
+        TemporaryFile("w+") as errors,
+        triton.serve(repository, ports=ports) as server,
+        subprocess.Popen(
+            [*command, *arguments, *FILES * 20], stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as client,
+    ):
         assert client.stdout is not None
         lines = [client.stdout.readline()]
         kill(server)

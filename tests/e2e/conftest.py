@@ -2,7 +2,9 @@
 
 import pytest
 
+from tests.cluster import services
 from tests.cluster.cluster import Cluster
+from tests.cluster.services import Prometheus
 from tests.support import platform
 from tests.support.platform import Speech
 
@@ -10,7 +12,13 @@ ONE_ATTEMPT = ("--set", "settings.jobs.backoffLimit=0")
 
 
 @pytest.fixture(scope="session")
-def speech(cluster: Cluster) -> Speech:
+def prometheus(cluster: Cluster) -> Prometheus:
+    """It looks on from before there is an operator: what is built first has to be seen, it is built only once."""
+    return services.start_prometheus(cluster)
+
+
+@pytest.fixture(scope="session")
+def speech(cluster: Cluster, prometheus: Prometheus) -> Speech:  # noqa: ARG001
     """The operator, by its chart, and a namespace with object storage and a checkpoint."""
     for name in platform.IMAGES:
         cluster.use_image(name)

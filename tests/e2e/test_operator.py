@@ -9,7 +9,6 @@ import obstore
 import pytest
 
 from asr_client.transcription import TranscriptionError, transcribe_all
-from tests.cluster import services
 from tests.cluster.machine import until
 from tests.cluster.services import Prometheus
 from tests.support import monitoring, platform
@@ -26,13 +25,7 @@ BUILDS = "app.kubernetes.io/component=build"
 
 
 @pytest.fixture(scope="module")
-def prometheus(speech: Speech) -> Prometheus:
-    """It looks on from before the first AsrDeployment."""
-    return services.start_prometheus(speech.cluster)
-
-
-@pytest.fixture(scope="module")
-def english(speech: Speech, prometheus: Prometheus) -> Speech:  # noqa: ARG001
+def english(speech: Speech) -> Speech:
     """The demo's AsrDeployment, served."""
     speech.apply(NAME)
     speech.ready(NAME, seconds=600)

@@ -25,6 +25,7 @@ class Folders(LoadScopeScheduling):
         return nodeid if folder == "unit" else folder
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Folders:  # noqa: ANN401 (xdist's)
     """For `--dist loadscope`."""
     return Folders(config, log)

@@ -114,11 +114,9 @@ class Metrics:
         self._thread.join()
 
     def _work(self) -> None:
-        ending = False
-        while not ending:
+        while not self._ending.is_set():
             with self._changed:
                 self._changed.wait_for(lambda: self._amounts or self._pending != self._told or self._ending.is_set())
-                ending = self._ending.is_set()
                 amounts, self._amounts = self._amounts, {}
                 pending = self._pending
             try:

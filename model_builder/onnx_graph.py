@@ -134,6 +134,13 @@ def versions() -> dict[str, str]:
     return {"onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
 
 
+def providers() -> list[str]:
+    """What the installed ONNX Runtime can run on."""
+    import onnxruntime  # noqa: PLC0415
+
+    return list(onnxruntime.get_available_providers())
+
+
 class Session:
     """ONNX Runtime on the CPU."""
 

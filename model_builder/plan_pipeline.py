@@ -10,7 +10,7 @@ from pathlib import Path
 
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
-from model_builder import artifact_store, audio_set, cuda, driver, plan_shapes, tensorrt, triton
+from model_builder import artifact_store, audio_set, cuda, driver, onnx_graph, plan_shapes, tensorrt, triton
 from model_builder.artifact import Manifest, content_digest
 from model_builder.artifact_store import Published
 from model_builder.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
@@ -243,10 +243,15 @@ def _shapes(options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gp
 
 def versions(gpu: cuda.Gpu) -> dict[str, str]:
     """Versions of everything that decides a plan."""
-    found = {name: importlib.metadata.version(name) for name in ("asr-operator", "onnx", "onnxruntime", "numpy")}
-    return found | {
-        "tensorrt": tensorrt.version(),
-        "cuda": gpu.cuda,
-        "gpu": gpu.product,
-        "python": platform.python_version(),
-    }
+    found = {name: importlib.metadata.version(name) for name in ("asr-operator", "numpy")}
+    # Not of the package onnxruntime, in whose place onnxruntime-gpu may be installed.
+    return (
+        found
+        | onnx_graph.versions()
+        | {
+            "tensorrt": tensorrt.version(),
+            "cuda": gpu.cuda,
+            "gpu": gpu.product,
+            "python": platform.python_version(),
+        }
+    )

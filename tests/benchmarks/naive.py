@@ -35,7 +35,8 @@ from asr_serving import tensors
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from model_builder import accuracy, audio_set, triton
 from model_builder.pipeline import versions
-from tests.benchmarks.naive_repository import footprint, layout
+from tests.benchmarks import footprint
+from tests.benchmarks.naive_repository import layout
 from tests.support.load import Pcm, utterances
 from tests.support.programs import program
 
@@ -58,7 +59,7 @@ class Engine:
         repository: What its server serves.
         model: What clients ask.
         acoustic: The acoustic model behind it.
-        naive: Audio goes out as [L], and only the text comes back.
+        naive: Only the text comes back.
     """
 
     name: str
@@ -69,9 +70,8 @@ class Engine:
 
     async def transcribe(self, client: Client, signal: Pcm) -> str:
         """Text of one utterance [L]."""
-        encoded = client.encode(signal)
         outputs = [tensors.DECODED_TEXTS.name] if self.naive else [tensor.name for tensor in tensors.TRANSCRIPT]
-        answer = await client.infer(encoded[0] if self.naive else encoded, outputs)
+        answer = await client.infer(client.encode(signal), outputs)
         text: bytes = answer[tensors.DECODED_TEXTS.name].ravel()[0]
         return text.decode()
 
@@ -196,7 +196,7 @@ def quietest(turns: Sequence[Sequence[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def engines(work: Path, batch_sizes: Sequence[int]) -> list[Engine]:
     """Build all repositories into `work`."""
-    layout.write(work / "naive", CHECKPOINT, work / "checkpoint")
+    layout.write(work / "naive", layout.from_checkpoint(CHECKPOINT, work / "checkpoint"))
     found = [Engine("naive", work / "naive", layout.NAME, layout.MODELS["onnx"], naive=True)]
     names = model_names(NAME)
     for size in batch_sizes:

@@ -1,217 +1,335 @@
-"""A large model on a GPU: the TensorRT plan alone, shape by shape, and through Triton's gRPC under mixed load.
+"""A large model on a GPU, engines side by side: the TensorRT plan alone, and pipelines through Triton under one load.
 
     python -m tests.support.checkpoints large large.nemo
     model-builder build --source large.nemo --name english_stt --storage file:///tmp/store --max-audio-seconds 30
     model-builder fetch file:///tmp/store/english_stt/<key> artifact
     python tests/benchmarks/plans.py artifact tests/benchmarks/results --shape 10x96 --shape 20x48 --shape 30x32
 
-Weights are random: speed is what is measured, and the share of FP16 tokens like FP32's is only told. Writes
-`plans.json` (one record a case) and `plans.png`. Clients are processes of their own, on the same machine.
+Needs neither torch nor NeMo, but TensorRT and onnxruntime-gpu. Each pipeline gets a server of its own and the same
+mixed lengths from several client processes:
+
+- `N` over the plan, at several numbers of clients; at the best of them also with audio in shared memory instead of on
+  the wire, and from twice as many client processes: neither helps where the server is the limit;
+- `N` over ONNX Runtime with CUDA: the artifact as it is;
+- the pipeline that guides show (`naive_repository`): numpy features of one request at a time, ONNX Runtime with CUDA
+  behind Triton's own dynamic batcher, all log-probabilities to a Python decoder; with one process for each Python
+  model, and with several.
+
+Without `--shape` there is no plan; with `--cpu` ONNX Runtime runs on the CPU, to try this program without a GPU.
+Weights are random: speed is what is measured, and the share of texts like the checkpoint's is only told. Writes
+`plans.json` (one record a case: `mean_ms` says where an utterance was between its sending and its answer, `cores` how
+many cores each process kept busy) and `plans.png`.
 """
 
-import asyncio
+import dataclasses
+import importlib.metadata
 import json
-import multiprocessing
 import os
 import platform
+import shutil
+import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from asr_client import bench
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
-from model_builder import audio_set, cuda, plan_pipeline, plan_shapes, tensorrt, triton
-from model_builder.artifact import MANIFEST, ModelFacts, parse_manifest
+from model_builder import audio_set, cuda, onnx_graph, plan_pipeline, plan_shapes, tensorrt, triton
+from model_builder.artifact import MANIFEST, Manifest, ModelFacts, parse_manifest
 from model_builder.plan_shapes import Profile
 from model_builder.progress import RichReporter
 from model_builder.recipe import Engine, Precision, Recipe
 from model_builder.repository.layout import REFERENCES, VERSION
+from model_builder.resume import Markers, sha256_of
 from model_builder.stages import check, measure, plan, repository
 from model_builder.storage import Storage
-from tests.support.load import settled
+from tests.benchmarks import engines
+from tests.benchmarks.engines import Target
+from tests.benchmarks.naive_repository import layout
 
-COMMAND = "python tests/benchmarks/plans.py artifact tests/benchmarks/results"
-CLIENTS = (64, 256, 512, 768, 1024)
+PLAN_CLIENTS, ONNX_CLIENTS, NAIVE_CLIENTS = (64, 256, 512, 768), (64, 256), (128,)
+NAIVE_INSTANCES = (1, 4)
+NAIVE_BATCH = 32
+SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 30.0
+CUDA_PRECISION = "FP32 (TF32)"
+"""Of ONNX Runtime, which lets CUDA multiply so unless it is told otherwise."""
+COLOURS = {"plan alone": "tab:green", "plan": "tab:blue", "ONNX Runtime": "tab:orange", "naive": "tab:gray"}
+"""By the first words of a case, the longest first."""
 REPORTER = RichReporter()
 
 
-def client(  # noqa: PLR0917 (what a pool passes on)
-    url: str, model: str, lengths: tuple[float, float], clients: int, seconds: float, seed: int
-) -> dict[str, Any]:
-    """One client process: its share of the load."""
-    signals = [item.signal for item in audio_set.load(audio_set.SHIPPED, max_seconds=60).utterances]
-    utterances = bench.random_lengths(signals, shortest=lengths[0], longest=lengths[1], seed=seed)
-    ran = asyncio.run(
-        bench.run(
-            url,
-            model,
-            utterances,
-            concurrency=clients,
-            requests=bench.MAX_REQUESTS,
-            seconds=seconds,
-            warmup=2 * clients,
-            timeout=60,
-        )
-    )
-    return {"answers": ran.answers, "wall": ran.wall_seconds, "cpu": ran.cpu_share}
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What all cases of this run have in common.
+
+    Attributes:
+        artifact: The fetched folder.
+        manifest: Of it.
+        lengths: Shortest and longest utterance in seconds.
+        processes: Client processes.
+        seconds: Length of each load.
+        add: Writes down one case: its name and its figures.
+    """
+
+    artifact: Path
+    manifest: Manifest
+    lengths: tuple[float, float]
+    processes: int
+    seconds: float
+    add: Callable[..., None]
+
+    @property
+    def name(self) -> str:
+        """Of the model."""
+        return self.manifest.recipe.model_name
 
 
-def load(
-    server: triton.Server, model: str, lengths: tuple[float, float], *, clients: int, processes: int, seconds: float
-) -> dict[str, Any]:
-    """Load from several processes, and what the scheduler counted meanwhile."""
-    before = settled(server.ports)
-    share = max(1, clients // processes)
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        arguments = [(server.ports.grpc_url, model, lengths, share, seconds, seed) for seed in range(processes)]
-        results = pool.starmap(client, arguments)
-    after = settled(server.ports)
-    spent = {name: value - before.get(name, 0.0) for name, value in after.items()}
-    summary = bench.summarise(
-        [answer for item in results for answer in item["answers"]], max(r["wall"] for r in results)
-    )
-    median = {} if summary.latency is None else summary.latency.percentiles_ms
-    return {
-        "batch": round(spent["asr_utterances_total"] / max(1.0, spent["asr_batches_total"]), 2),
-        "audio_seconds": round(summary.audio_seconds, 1),
-        "clients": share * processes,
-        "processes": processes,
-        "requests": summary.requests,
-        "failed": summary.failed,
-        "errors": dict(list(summary.errors.items())[:3]),
-        "rtfx": round(summary.rtfx, 1),
-        "p50_ms": round(median.get(50, 0.0), 2),
-        "p95_ms": round(median.get(95, 0.0), 2),
-        "valid_share": round(spent["asr_audio_seconds_total"] / max(1.0, spent["asr_padded_audio_seconds_total"]), 3),
-        "client_cpu_share": [round(item["cpu"], 2) for item in results],
-    }
+@contextmanager
+def served(run: Run, case: str, folder: Path, target: Target) -> Iterator[triton.Server]:
+    """A server over `folder`, after its transcripts of the check audio were compared with the checkpoint's."""
+    started = time.monotonic()
+    with triton.serve(folder) as server:
+        ready = round(time.monotonic() - started, 1)
+        audio = audio_set.load(audio_set.SHIPPED, max_seconds=run.manifest.recipe.max_audio_seconds)
+        texts = engines.texts(server.ports.grpc_url, target, [item.signal for item in audio.utterances])
+        same = [text == heard.text for text, heard in zip(texts, check.load(run.artifact / REFERENCES), strict=True)]
+        run.add(f"{case}: server", start_to_ready_seconds=ready, texts_like_checkpoint=sum(same) / len(same))
+        yield server
 
 
 def build(
     artifact: Path, work: Path, recipe: Recipe, facts: ModelFacts, shapes: list[tuple[int, int]]
 ) -> tuple[Path, list[Profile], dict[str, Any]]:
-    """The plan, its profiles, and what the build took."""
+    """The plan, its profiles, and what the build took; one that lies in `work` is taken again."""
     names = model_names(recipe.model_name)
+    source = artifact / names["onnx"] / VERSION / "model.onnx"
     lowered, planned = work / "lowered.onnx", work / "model.plan"
-    plan.lower(artifact / names["onnx"] / VERSION / "model.onnx", lowered, recipe=recipe, reporter=REPORTER)
     profiles = plan_shapes.profiles(shapes)
-    figures = plan.run(
-        lowered,
-        planned,
-        profiles,
-        recipe=recipe,
-        facts=facts,
-        storage=Storage(work.as_uri()),
-        limits=tensorrt.Limits(),
-        reporter=REPORTER,
-    )
+
+    def make() -> dict[str, Any]:
+        plan.lower(source, lowered, recipe=recipe, reporter=REPORTER)
+        return plan.run(
+            lowered,
+            planned,
+            profiles,
+            recipe=recipe,
+            facts=facts,
+            storage=Storage(work.as_uri()),
+            limits=tensorrt.Limits(),
+            reporter=REPORTER,
+        )
+
+    decisive = {"model": sha256_of(source), "shapes": shapes, "plan": recipe.plan and recipe.plan.model_dump()}
+    figures, _ = Markers(work / "stages").run("plan", decisive, [planned], make)
     return planned, profiles, figures
 
 
+def measure_plan(run: Run, work: Path, gpu: cuda.Gpu, shapes: list[tuple[int, int]]) -> Path:
+    """Build the plan, and time each of its shapes alone; returns the repository that serves it."""
+    artifact, facts = run.artifact, run.manifest.model
+    options = plan_pipeline.Options(artifact="file://", storage="file://", work=artifact, precision=Precision.FP16)
+    recipe = plan_pipeline.recipe_for(options, run.manifest, gpu, tensorrt.version())
+    recipe = recipe.model_copy(update={"min_token_agreement_permille": 0})
+    planned, profiles, built = build(artifact, work, recipe, facts, shapes)
+    run.add("plan build", **built)
+    figures = measure.run(
+        planned,
+        profiles,
+        audio_set.load(audio_set.SHIPPED, max_seconds=recipe.max_audio_seconds),
+        check.load(artifact / REFERENCES),
+        recipe=recipe,
+        facts=facts,
+        lengths=sorted({samples for samples, _ in shapes}),
+        max_batch_milliseconds=1000.0,
+        quick=False,
+        reporter=REPORTER,
+    )
+    for item in figures["shapes"]:
+        took = min(item["plain_ms"], item["graph_ms"])
+        run.add(f"plan alone, {item['batch']} x {item['samples'] / SAMPLE_RATE:g} s", p50_ms=took, **item)
+    run.add("plan alone, all shapes", **{key: value for key, value in figures.items() if key != "shapes"})
+    repository.run(
+        work / "repository",
+        recipe=recipe,
+        models={"tensorrt": planned},
+        served=measure.served(figures, profiles),
+        vocabulary=Vocabulary.load(artifact / model_names(run.name)["postprocessing"] / VERSION / "vocabulary.json"),
+        facts=facts,
+        references=artifact / REFERENCES,
+        reporter=REPORTER,
+    )
+    return work / "repository"
+
+
+def load_plan(run: Run, folder: Path, clients: Sequence[int]) -> None:
+    """`N` over the plan: one client, many, and the best of these without the wire and from more processes."""
+    target = Target(run.name, {"engine": model_names(run.name)["tensorrt"]})
+    with served(run, "plan", folder, target) as server:
+        alone = dataclasses.replace(run, lengths=(15.0, 15.0), seconds=min(4.0, run.seconds))
+        load(alone, "plan", server, target, 1)
+        results = {count: load(run, "plan", server, target, count) for count in clients}
+        best = max(results, key=lambda count: results[count])
+        load(run, "plan, shared memory", server, dataclasses.replace(target, shared_memory=True), best)
+        twice = dataclasses.replace(run, processes=2 * run.processes)
+        load(twice, f"plan, {twice.processes} client processes", server, target, best)
+
+
+def load_onnx(run: Run, folder: Path, clients: Sequence[int]) -> None:
+    """`N` over ONNX Runtime."""
+    target = Target(run.name, {"engine": model_names(run.name)["onnx"]})
+    with served(run, "ONNX Runtime", folder, target) as server:
+        for count in clients:
+            load(run, "ONNX Runtime", server, target, count)
+
+
+def load_naive(run: Run, folder: Path, instances: int, clients: Sequence[int]) -> None:
+    """The pipeline that guides show."""
+    stages = ("front end", "engine", "decoding")
+    target = Target(layout.NAME, dict(zip(stages, layout.MODELS.values(), strict=True)), outputs=("decoded_texts",))
+    case = f"naive, {instances} of each Python model"
+    with served(run, case, folder, target) as server:
+        for count in clients:
+            load(run, case, server, target, count)
+
+
+def load(run: Run, case: str, server: triton.Server, target: Target, clients: int) -> float:
+    """One load; returns audio seconds a second."""
+    figures = engines.load(server, target, run.lengths, clients=clients, processes=run.processes, seconds=run.seconds)
+    spread = "-".join(f"{length:g}" for length in dict.fromkeys(run.lengths))
+    run.add(f"{case}, {figures['clients']} client{'s' if clients > 1 else ''}, {spread} s", **figures)
+    return float(figures["rtfx"])
+
+
+def on_gpu(artifact: Path, folder: Path, name: str) -> Path:
+    """A copy of the artifact whose acoustic model refuses to run anywhere else."""
+    shutil.copytree(artifact, folder)
+    config = folder / model_names(name)["onnx"] / "config.pbtxt"
+    config.write_text(config.read_text(encoding="utf-8").replace("KIND_AUTO", "KIND_GPU"), encoding="utf-8")
+    return folder
+
+
+def versions(gpu: cuda.Gpu | None) -> dict[str, str]:
+    """Of what runs here."""
+    found = {name: importlib.metadata.version(name) for name in ("asr-operator", "numpy")}
+    found |= onnx_graph.versions() | {"python": platform.python_version(), "triton": triton.version()}
+    return found if gpu is None else found | {"cuda": gpu.cuda}
+
+
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
-    """Throughput of every shape alone, beside what comes out of the server."""
+    """Throughput of every case, and beside it where an utterance's time went."""
     import matplotlib as mpl  # noqa: PLC0415
 
     mpl.use("Agg")
     from matplotlib import pyplot as plt  # noqa: PLC0415
 
-    shown = [record for record in records if record["rtfx"] is not None]
-    figure, axis = plt.subplots(figsize=(9, 0.4 * len(shown) + 1.5))
-    colours = ["tab:green" if record["case"].startswith("gRPC") else "tab:blue" for record in shown]
-    axis.barh([record["case"] for record in shown], [record["rtfx"] for record in shown], color=colours)
-    axis.invert_yaxis()
-    axis.set_xlabel(f"audio seconds a second on one {records[0]['gpu']}")
-    axis.grid(axis="x", alpha=0.3)
+    shown = [record for record in records if record["rtfx"] is not None][::-1]
+    names = [record["case"] for record in shown]
+    colours = [next(COLOURS[start] for start in COLOURS if name.startswith(start)) for name in names]
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(15, 0.36 * len(shown) + 1.8), sharey=True, gridspec_kw={"width_ratios": (3, 2)}
+    )
+    bars = left.barh(names, [record["rtfx"] for record in shown], color=colours)
+    left.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
+    left.margins(x=0.12)
+    left.set_xlabel(f"audio seconds a second on one {records[0]['gpu'] or records[0]['cpu']}")
+    kinds = list(dict.fromkeys(part for record in shown for part in record.get("mean_ms") or {}))
+    starts = [0.0] * len(shown)
+    for number, kind in enumerate(kinds):
+        parts = [record.get("mean_ms") or {} for record in shown]
+        widths = [100 * max(0.0, part.get(kind, 0.0)) / max(sum(part.values()), 1e-9) for part in parts]
+        right.barh(names, widths, left=starts, label=kind, color=plt.get_cmap("tab10")(number))
+        starts = [start + width for start, width in zip(starts, widths, strict=True)]
+    right.set_xlabel("where an utterance's time went, %")
+    if kinds:
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
+
+
+def side_by_side(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The best of each pipeline under mixed load, and how many times the best naive one that is."""
+    best: dict[str, float] = {}
+    for record in records:
+        pipeline = next((start for start in COLOURS if record["case"].startswith(start)), "")
+        if record["clients"] is not None and record["rtfx"] is not None:
+            best[pipeline] = max(best.get(pipeline, 0.0), record["rtfx"])
+    naive = best.get("naive")
+    return {
+        "best_rtfx": best,
+        "times_naive": {name: round(rate / naive, 2) for name, rate in best.items()} if naive else None,
+    }
 
 
 def main(  # noqa: PLR0917 (a command line)
     artifact: Annotated[Path, typer.Argument(help="A fetched OnnxRuntime artifact.", exists=True, file_okay=False)],
     output: Annotated[Path, typer.Argument(help="Folder for plans.json and plans.png.")],
-    shape: Annotated[list[str], typer.Option(help="Seconds and batch, such as 15x64; several.")],
-    clients: Annotated[list[int] | None, typer.Option(help="Requests in flight; several.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="Seconds and batch of the plan, such as 15x64.")] = None,
+    cpu: Annotated[bool, typer.Option(help="ONNX Runtime on the CPU, no plan: to try this program.")] = False,
+    clients: Annotated[list[int] | None, typer.Option(help="Requests in flight, for the plan; several.")] = None,
+    onnx_clients: Annotated[list[int] | None, typer.Option(help="The same, for ONNX Runtime.")] = None,
+    naive_clients: Annotated[list[int] | None, typer.Option(help="The same, for the naive pipeline.")] = None,
+    naive_instances: Annotated[list[int] | None, typer.Option(help="Processes of each of its Python models.")] = None,
     processes: Annotated[int, typer.Option(help="Client processes.")] = 8,
-    seconds: Annotated[float, typer.Option(help="Length of each load.")] = 12.0,
+    seconds: Annotated[float, typer.Option(help="Length of each load.")] = 8.0,
+    work: Annotated[Path | None, typer.Option(help="Keeps the plan and the timing cache for another run.")] = None,
 ) -> None:
-    """Measure engine and server."""
-    gpu, version = cuda.gpu(), tensorrt.version()
+    """Measure engines and servers."""
     manifest = parse_manifest((artifact / MANIFEST).read_bytes(), where=str(artifact))
-    options = plan_pipeline.Options(artifact="file://", storage="file://", work=artifact, precision=Precision.FP16)
-    recipe = plan_pipeline.recipe_for(options, manifest, gpu, version)
-    recipe = recipe.model_copy(update={"min_token_agreement_permille": 0})
-    shapes = [(plan_shapes.padded_length(float(a)), int(b)) for a, _, b in (text.partition("x") for text in shape)]
-    names = model_names(recipe.model_name)
-    common = {
-        "precision": recipe.precision,
-        "versions": plan_pipeline.versions(gpu) | {"triton": triton.version()},
-        "gpu": gpu.product,
+    shapes = [
+        (plan_shapes.padded_length(float(length)), int(batch))
+        for length, _, batch in (text.partition("x") for text in shape or ())
+    ]
+    gpu = None if cpu else cuda.gpu()
+    if gpu is not None and "CUDAExecutionProvider" not in onnx_graph.providers():
+        raise typer.BadParameter("this onnxruntime has no CUDA; install onnxruntime-gpu in its place, or use --cpu")
+    constant = {
+        "versions": versions(gpu) | ({"tensorrt": tensorrt.version()} if shapes else {}),
+        "gpu": gpu and gpu.product,
         "cpu": f"{os.cpu_count()} cores, {platform.machine()}",
         "parameters": manifest.provenance.parameters,
-        "command": " ".join([COMMAND, *(f"--shape {text}" for text in shape)]),
+        "command": " ".join(["python", *sys.argv]),
     }
     records: list[dict[str, Any]] = []
 
     def add(case: str, **figures: Any) -> None:  # noqa: ANN401
-        empty = dict.fromkeys(("batch", "audio_seconds", "clients", "rtfx", "p50_ms", "p95_ms"))
-        records.append({"case": case, "engine": Engine.TENSORRT} | empty | figures | common)
+        planned = case.startswith("plan")
+        record = {
+            "case": case,
+            "engine": Engine.TENSORRT if planned else Engine.ONNX_RUNTIME,
+            "precision": Precision.FP16 if planned else Precision.FP32 if cpu else CUDA_PRECISION,
+            **dict.fromkeys(("batch", "audio_seconds", "clients", "rtfx", "p50_ms", "p95_ms")),
+            **figures,
+            **constant,
+        }
+        records.append(record)
         output.mkdir(parents=True, exist_ok=True)
         (output / "plans.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+        typer.echo(json.dumps({key: value for key, value in record.items() if key not in {*constant, "models"}}))
 
+    longest = min(LONGEST_SECONDS, float(manifest.recipe.max_audio_seconds))
+    if shapes:
+        longest = min(longest, max(samples for samples, _ in shapes) / SAMPLE_RATE)
+    run = Run(artifact, manifest, (SHORTEST_SECONDS, longest), processes, seconds, add)
     with tempfile.TemporaryDirectory() as temporary:
-        work = Path(temporary)
-        planned, profiles, built = build(artifact, work, recipe, manifest.model, shapes)
-        add("plan build", **built)
-        heard = check.load(artifact / REFERENCES)
-        audio = audio_set.load(audio_set.SHIPPED, max_seconds=recipe.max_audio_seconds)
-        figures = measure.run(
-            planned,
-            profiles,
-            audio,
-            heard,
-            recipe=recipe,
-            facts=manifest.model,
-            lengths=sorted({samples for samples, _ in shapes}),
-            max_batch_milliseconds=1000.0,
-            quick=False,
-            reporter=REPORTER,
-        )
-        for item in figures["shapes"]:
-            took = min(item["plain_ms"], item["graph_ms"])
-            length = item["samples"] / SAMPLE_RATE
-            add(f"plan alone, {item['batch']} x {length:g} s", p50_ms=took, **item)
-        summary = {key: value for key, value in figures.items() if key != "shapes"}
-        add("plan alone, all shapes", **summary)
-        folder = work / "repository"
-        repository.run(
-            folder,
-            recipe=recipe,
-            models={"tensorrt": planned},
-            served=measure.served(figures, profiles),
-            vocabulary=Vocabulary.load(artifact / names["postprocessing"] / VERSION / "vocabulary.json"),
-            facts=manifest.model,
-            references=artifact / REFERENCES,
-            reporter=REPORTER,
-        )
-        started = time.monotonic()
-        with triton.serve(folder) as server:
-            add("server start to ready", seconds=round(time.monotonic() - started, 1))
-            name = recipe.model_name
-            one = load(server, name, (15.0, 15.0), clients=1, processes=1, seconds=min(4.0, seconds))
-            add("gRPC, one client, 15 s", **one)
-            longest = min(float(recipe.max_audio_seconds), shapes[-1][0] / SAMPLE_RATE)
-            for count in clients or CLIENTS:
-                many = load(server, name, (2.0, longest), clients=count, processes=processes, seconds=seconds)
-                add(f"gRPC, {count} clients, 2-{longest:g} s", **many)
+        scratch = Path(temporary)
+        kept = work or scratch / "plan"
+        kept.mkdir(parents=True, exist_ok=True)
+        if shapes and gpu is not None:
+            load_plan(run, measure_plan(run, kept.resolve(), gpu, shapes), clients or PLAN_CLIENTS)
+        folder = artifact if gpu is None else on_gpu(artifact, scratch / "onnx", run.name)
+        load_onnx(run, folder, onnx_clients or ONNX_CLIENTS)
+        parts = layout.from_artifact(artifact, scratch / "parts")
+        for instances in naive_instances or NAIVE_INSTANCES:
+            folder = scratch / f"naive-{instances}"
+            layout.write(folder, parts, batch=NAIVE_BATCH, instances=instances, gpu=gpu is not None)
+            load_naive(run, folder, instances, naive_clients or NAIVE_CLIENTS)
+    add("side by side", **side_by_side(records))
     plot(records, output / "plans.png")
-    typer.echo(
-        json.dumps([{key: r[key] for key in ("case", "rtfx", "p50_ms", "p95_ms", "batch")} for r in records], indent=1)
-    )
 
 
 if __name__ == "__main__":

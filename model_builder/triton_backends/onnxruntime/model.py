@@ -1,8 +1,9 @@
 """Triton backend `onnxruntime`, written in Python, for machines without NVIDIA's Triton image.
 
 It serves an unchanged `backend: "onnxruntime"` repository through the onnxruntime wheel. Like the C++ backend, it runs
-the requests of one execution as one batch and computes only the outputs that some request asks for. It serves models
-whose inputs are not ragged, on CPU.
+the requests of one execution as one batch and computes only the outputs that some request asks for. It runs on the GPU
+of an instance of kind GPU (what Triton makes of AUTO where there is one) by the CUDA provider of onnxruntime-gpu. It
+serves models whose inputs are not ragged.
 """
 
 import json
@@ -15,6 +16,7 @@ import triton_python_backend_utils as pb_utils
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the module is loaded
 
+import onnx_providers
 import onnxruntime
 
 
@@ -36,7 +38,30 @@ class TritonPythonModel:
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = [tensor["name"] for tensor in config["output"]]
         self._batched = config["max_batch_size"] > 0
-        self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        self._session = self._load(path, options, args, config["parameters"])
+
+    @staticmethod
+    def _load(path: Path, options: Any, args: dict[str, Any], parameters: dict[str, Any]) -> Any:  # noqa: ANN401
+        # The kind that comes here was AUTO perhaps, which may also be CPU; only the file tells.
+        required = "KIND_GPU" in (Path(args["model_repository"]) / "config.pbtxt").read_text(encoding="utf-8")
+        kind, device = args["model_instance_kind"], int(args["model_instance_device_id"])
+        available = onnxruntime.get_available_providers()
+        try:
+            chosen = onnx_providers.choose(kind, device, parameters, available, required=required)
+        except onnx_providers.ProviderError as error:
+            raise pb_utils.TritonModelException(str(error)) from error
+        on_gpu = len(chosen) > 1
+        if on_gpu:
+            onnxruntime.preload_dlls()  # CUDA and cuDNN of NVIDIA's Python packages, which the loader does not look in
+        session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
+        if on_gpu and onnx_providers.CUDA not in session.get_providers():
+            # ONNX Runtime goes on with the CPU then, and is a hundred times slower without anybody knowing why.
+            raise pb_utils.TritonModelException(
+                f"onnxruntime {onnxruntime.__version__} cannot load {onnx_providers.CUDA}: the log says which library "
+                "of CUDA or cuDNN it misses"
+            )
+        pb_utils.Logger.log_info(f"{args['model_instance_name']} runs on {', '.join(session.get_providers())}")
+        return session
 
     def execute(self, requests: list[Any]) -> list[Any]:
         feeds = [

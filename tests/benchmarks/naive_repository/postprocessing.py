@@ -25,6 +25,6 @@ class TritonPythonModel:
                 if token not in (previous, len(self._tokens)):
                     text += self._tokens[token]
                 previous = token
-            decoded = np.array([text.replace(SPACE, " ").strip().encode()], dtype=np.object_)
+            decoded = np.array([[text.replace(SPACE, " ").strip().encode()]], dtype=np.object_)
             responses.append(pb_utils.InferenceResponse([pb_utils.Tensor("decoded_texts", decoded)]))
         return responses

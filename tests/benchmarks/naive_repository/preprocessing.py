@@ -3,6 +3,7 @@
 NeMo's recipe, written as people write it: the frames of one utterance at once, the requests in a loop.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +17,18 @@ STD_GUARD = 1e-5
 class TritonPythonModel:
     def initialize(self, args: dict[str, Any]) -> None:
         """Read window [n_fft], mel bank [bands, n_fft // 2 + 1] and constants, which come from the checkpoint."""
-        parts = np.load(Path(args["model_repository"]) / args["model_version"] / "mel.npz")
+        parts = np.load(Path(args["model_repository"]) / args["model_version"] / "parts.npz")
         self._window, self._mel = parts["window"], parts["mel"]
         self._hop, self._preemphasis, self._log_guard = int(parts["hop"]), parts["preemphasis"], parts["log_guard"]
+        outputs = json.loads(args["model_config"])["output"]
+        self._names, self._frames = [output["name"] for output in outputs], parts["frames"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
         for request in requests:
-            signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
-            features = self._features(signal)
-            length = np.array([signal.size // self._hop], dtype=np.int64)
-            tensors = [pb_utils.Tensor("features", features), pb_utils.Tensor("length", length)]
+            signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()[0]
+            arrays = self._features(signal), np.full_like(self._frames, signal.size // self._hop)
+            tensors = [pb_utils.Tensor(name, array) for name, array in zip(self._names, arrays, strict=True)]
             responses.append(pb_utils.InferenceResponse(tensors))
         return responses
 

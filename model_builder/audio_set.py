@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_client.audio import EXTENSIONS, AudioFileError, read
-from asr_serving.audio import MIN_SAMPLES
+from asr_serving.audio import MIN_SAMPLES, Batch, Samples, floats
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder.errors import CheckAudioError
 
@@ -40,7 +41,11 @@ class Utterance:
     @property
     def samples(self) -> npt.NDArray[np.float32]:
         """[L] float32 in [-1, 1]."""
-        return self.signal.astype(np.float32) / np.float32(32768)
+        return floats(self.signal)
+
+    def encoded(self, wire: str) -> Samples:
+        """[L] as it reaches the mel graph when clients use this encoding."""
+        return self.signal if wire == "PCM16" else self.samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,30 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
         digest.update(f"{path.name}\0{text or ''}\0{signal.size}\0".encode() + signal.tobytes())
         utterances.append(Utterance(path.name, signal, text))
     return AudioSet(tuple(utterances), digest.hexdigest())
+
+
+def in_noise(
+    signals: Sequence[Samples], *, batch: int, samples: int, wire: str, seed: int = 0
+) -> tuple[Batch, npt.NDArray[np.int32]]:
+    """A batch whose padding is noise, since a graph that masks it gives the same text whatever lies there.
+
+    Args:
+        signals: As `Utterance.encoded` gives them; rows behind them are noise from end to end.
+        batch: Rows.
+        samples: Padded length.
+        wire: Their encoding.
+        seed: Of the noise.
+
+    Returns:
+        [batch, samples] int16 or float32, and valid samples [batch, 1] int32.
+    """
+    noise = np.random.default_rng(seed).normal(0, 0.1, (batch, samples))
+    padded: Batch = (noise * 2**15).astype(np.int16) if wire == "PCM16" else noise.astype(np.float32)
+    lengths = np.full((batch, 1), samples, dtype=np.int32)
+    for row, signal in enumerate(signals):
+        padded[row, : signal.size] = signal
+        lengths[row] = signal.size
+    return padded, lengths
 
 
 def _transcripts(path: Path) -> dict[str, str]:

@@ -42,8 +42,17 @@ class MelRecipe:
     log_guard: float
 
 
+def unpack(audio: torch.Tensor) -> torch.Tensor:
+    """Bytes [B, 2 L] uint8 of 16-bit integers, the low one of each first, to audio [B, L] float32 in [-1, 1)."""
+    pairs = audio.to(torch.float32).reshape(audio.shape[0], -1, 2)
+    unsigned = pairs[:, :, 0] + 256 * pairs[:, :, 1]
+    return torch.where(unsigned < 2**15, unsigned, unsigned - 2**16) * 2**-15
+
+
 class LogMel(nn.Module):
-    """Audio [B, L] float32 and samples [B, 1] int32 to features [B, bands, L // hop + 1] and frames [B, 1] int32.
+    """Audio and samples [B, 1] int32 to features [B, bands, L // hop + 1] and frames [B, 1] int32.
+
+    Audio is [B, L] float32 in [-1, 1], or what `unpack` takes.
 
     Pre-emphasis, windowed power spectrum with zero-padded centres, mel bands, log; per band the mean removed and the
     deviation (N - 1) divided out over the true length; zero behind it. The recipe is that of NeMo's FilterbankFeatures.
@@ -70,6 +79,8 @@ class LogMel(nn.Module):
 
     def forward(self, audio: torch.Tensor, audio_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the features."""
+        if audio.dtype == torch.uint8:
+            audio = unpack(audio)
         zero = torch.zeros((), dtype=audio.dtype)
         inside = torch.arange(audio.shape[1])[None, :] < audio_length
         audio = torch.where(inside, audio, zero)

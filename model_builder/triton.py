@@ -27,7 +27,8 @@ from model_builder.errors import MissingExtraError, ServerError
 
 NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
 LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
-START_SECONDS = 120.0
+START_SECONDS = 600.0
+"""A server that dies is noticed at once: this is for large models, many profiles to warm up, and slow disks."""
 STOP_SECONDS = 30.0
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""

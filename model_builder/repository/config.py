@@ -50,7 +50,7 @@ def _on_cpu(config: Any, count: int) -> None:  # noqa: ANN401
 def acoustic_inputs(recipe: Recipe, features: int) -> tuple[Tensor, Tensor]:
     """What the acoustic model takes: audio, or features when NeMo's preprocessor runs in front of it."""
     if recipe.frontend is Frontend.NUMPY:
-        return tensors.AUDIO, tensors.AUDIO_LENGTH
+        return tensors.audio(recipe.wire), tensors.AUDIO_LENGTH
     return tensors.processed_signal(features), tensors.PROCESSED_SIGNAL_LENGTH
 
 
@@ -159,7 +159,7 @@ def acoustic_roles(recipe: Recipe) -> tuple[str, ...]:
 def input_dims(recipe: Recipe, features: int, hop: int, samples: int) -> dict[Tensor, list[int]]:
     """Dimensions of the acoustic model's inputs for one utterance of this padded length."""
     audio, length = acoustic_inputs(recipe, features)
-    variable = samples if audio is tensors.AUDIO else samples // hop + 1
+    variable = {tensors.AUDIO: samples, tensors.AUDIO_PCM16: 2 * samples}.get(audio, samples // hop + 1)
     return {audio: [variable if size < 0 else size for size in audio.dims], length: list(length.dims)}
 
 

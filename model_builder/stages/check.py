@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving import tensors
-from model_builder import accuracy
+from asr_serving.audio import Batch, Samples, floats
+from asr_serving.frontend import plain
+from model_builder import accuracy, audio_set
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
 from model_builder.nemo import Checkpoint, Reference
@@ -55,7 +57,7 @@ def run(
     Raises:
         RejectedError: NaN or infinity, a wrong length, or a difference above the threshold.
     """
-    signals = [utterance.samples for utterance in audio.utterances]
+    signals = [utterance.encoded(recipe.wire) for utterance in audio.utterances]
     figures = Figures(utterances=len(signals), audio_seconds=round(audio.seconds, 1))
     figures.by_utterance = [
         {"file": utterance.name, "seconds": round(utterance.seconds, 2), "max_logprob_difference": 0.0}
@@ -65,10 +67,10 @@ def run(
     with reporter.task("check", total) as task:
         task.note("NeMo transcribes the check audio")
         references = []
-        for signal in signals:
-            references += checkpoint.reference([signal])
+        for utterance in audio.utterances:
+            references += checkpoint.reference([utterance.samples])
             task.advance()
-        _compare_features(Session(mel), signals, references, figures)
+        _compare_features(Session(mel), signals, references, recipe, figures)
         task.advance(len(signals))
         session = Session(model)
         for size in BATCH_SIZES:
@@ -153,7 +155,7 @@ def _judge(figures: Figures, recipe: Recipe) -> None:
         )
 
 
-def _batches(signals: Sequence[npt.NDArray[np.float32]], size: int) -> list[list[int]]:
+def _batches(signals: Sequence[Samples], size: int) -> list[list[int]]:
     """Long and short utterances side by side, so that padding is as large as it gets within MAX_PADDED_SAMPLES."""
     by_length = sorted(range(len(signals)), key=lambda index: signals[index].size)
     mixed = [by_length[index // 2] if index % 2 == 0 else by_length[-1 - index // 2] for index in range(len(by_length))]
@@ -169,38 +171,27 @@ def _batches(signals: Sequence[npt.NDArray[np.float32]], size: int) -> list[list
     return batches
 
 
-def _noisy_pad(
-    signals: Sequence[npt.NDArray[np.float32]], seed: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
-    """Pad with noise: a graph that masks its padding gives the same text whatever lies there."""
-    random = np.random.default_rng(seed)
+def _padded(signals: Sequence[Samples], recipe: Recipe, seed: int) -> tuple[Batch, npt.NDArray[np.int32]]:
     longest = max(signal.size for signal in signals)
-    batch = random.normal(0, 0.1, (len(signals), longest)).astype(np.float32)
-    for row, signal in zip(batch, signals, strict=True):
-        row[: signal.size] = signal
-    return batch, np.array([[signal.size] for signal in signals], dtype=np.int32)
+    return audio_set.in_noise(signals, batch=len(signals), samples=longest, wire=recipe.wire, seed=seed)
 
 
-def _run(
-    session: Session, checkpoint: Checkpoint, signals: list[npt.NDArray[np.float32]], recipe: Recipe, *, seed: int
-) -> Arrays:
-    audio, lengths = _noisy_pad(signals, seed)
+def _run(session: Session, checkpoint: Checkpoint, signals: Sequence[Samples], recipe: Recipe, *, seed: int) -> Arrays:
+    audio, lengths = _padded(signals, recipe, seed)
     if recipe.frontend is Frontend.NUMPY:
-        return session.run({tensors.AUDIO.name: audio, tensors.AUDIO_LENGTH.name: lengths})
-    features, frames = checkpoint.features(audio, lengths)
+        return session.run(plain(audio, lengths))
+    features, frames = checkpoint.features(floats(audio), lengths)
     return session.run({"processed_signal": features, tensors.PROCESSED_SIGNAL_LENGTH.name: frames})
 
 
 def _compare_features(
-    session: Session, signals: list[npt.NDArray[np.float32]], references: list[Reference], figures: Figures
+    session: Session, signals: Sequence[Samples], references: list[Reference], recipe: Recipe, figures: Figures
 ) -> None:
     means = []
     for signal, reference, entry in zip(signals, references, figures.by_utterance, strict=True):
         # Padded with noise to twice its length, against NeMo's features of the utterance alone.
-        audio, lengths = _noisy_pad([signal, np.zeros(2 * signal.size, dtype=np.float32)], seed=0)
-        features = session.run({tensors.AUDIO.name: audio[:1], tensors.AUDIO_LENGTH.name: lengths[:1]})[
-            "processed_signal"
-        ]
+        padded = audio_set.in_noise([signal], batch=1, samples=2 * signal.size, wire=recipe.wire)
+        features = session.run(plain(*padded))["processed_signal"]
         difference = np.abs(features[0, :, : reference.features.shape[1]] - reference.features)
         if not finite({"features": difference}):
             raise RejectedError("the mel graph gives NaN or infinite features")

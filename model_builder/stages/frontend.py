@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from asr_serving import tensors
-from model_builder import onnx_graph
+from asr_serving.frontend import plain
+from model_builder import audio_set, onnx_graph
 from model_builder.nemo import Checkpoint
 from model_builder.progress import Reporter
 from model_builder.recipe import Frontend, Precision, Recipe
@@ -20,13 +21,14 @@ def run(
     from model_builder import torch_graph  # noqa: PLC0415
 
     with reporter.task("frontend") as task:
+        audio = audio_set.in_noise([], batch=2, samples=16_001, wire=recipe.wire)
         features = tensors.processed_signal(checkpoint.description.features)
         torch_graph.export(
             torch_graph.LogMel(torch_graph.MelRecipe(**checkpoint.mel_parts())),
             mel,
-            inputs=(tensors.AUDIO, tensors.AUDIO_LENGTH),
+            inputs=(tensors.audio(recipe.wire), tensors.AUDIO_LENGTH),
             outputs=(features, tensors.PROCESSED_SIGNAL_LENGTH),
-            example=(torch.randn(2, 16_001), torch.tensor([[16_001], [9_000]], dtype=torch.int32)),
+            example=tuple(torch.from_numpy(array) for array in plain(*audio).values()),
         )
         precise = acoustic
         if recipe.precision is Precision.FP16:

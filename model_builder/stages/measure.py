@@ -16,16 +16,18 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving import tensors
+from asr_serving.audio import Samples
 from asr_serving.batching import Grid, Shape
+from asr_serving.frontend import plain
 from asr_serving.tensors import SAMPLE_RATE
-from model_builder import accuracy, cuda, tensorrt
+from model_builder import accuracy, audio_set, cuda, tensorrt
 from model_builder.artifact import ModelFacts
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
 from model_builder.onnx_graph import Arrays, finite
 from model_builder.plan_shapes import STEP_RATIO, Profile
 from model_builder.progress import Reporter, Task
-from model_builder.recipe import Recipe
+from model_builder.recipe import Frontend, Recipe
 from model_builder.repository.config import Served, input_dims
 from model_builder.stages.check import Heard
 
@@ -168,20 +170,16 @@ class _Inputs:
 
     def noise(self, batch: int, samples: int) -> Arrays:
         """Random audio (or features) that fills a shape: zeros would run faster than real data."""
-        random = np.random.default_rng(0)
+        if self.recipe.frontend is Frontend.NUMPY:
+            return self.speech([], batch, samples)
         dims = input_dims(self.recipe, self.facts.features, self.facts.hop, samples)
         (signal, shape), (length, _) = dims.items()
-        array = random.normal(0, 0.1, (batch, *shape)).astype(np.float32)
+        array = np.random.default_rng(0).normal(0, 0.1, (batch, *shape)).astype(np.float32)
         return {signal.name: array, length.name: np.full((batch, 1), shape[-1], dtype=np.int32)}
 
-    def speech(self, signals: Sequence[npt.NDArray[np.float32]], batch: int, samples: int) -> Arrays:
+    def speech(self, signals: Sequence[Samples], batch: int, samples: int) -> Arrays:
         """The signals in a batch, noise behind each."""
-        feed = self.noise(batch, samples)
-        audio, lengths = feed[tensors.AUDIO.name], feed[tensors.AUDIO_LENGTH.name]
-        for row, signal in enumerate(signals):
-            audio[row, : signal.size] = signal
-            lengths[row] = signal.size
-        return feed
+        return plain(*audio_set.in_noise(signals, batch=batch, samples=samples, wire=self.recipe.wire))
 
 
 def _agreement(
@@ -197,7 +195,7 @@ def _agreement(
 
     None where nothing could be compared here: no check audio is that short, or features come from NeMo's preprocessor.
     """
-    if tensors.AUDIO.name not in inputs.noise(1, lengths[0]):
+    if inputs.recipe.frontend is not Frontend.NUMPY:
         return None
     fitting = [index for index, item in enumerate(audio.utterances) if item.samples.size <= profile.samples[2]]
     if not fitting:
@@ -207,7 +205,7 @@ def _agreement(
     for batch in {profile.smallest_batch, profile.batch}:
         for start in range(0, len(fitting), batch):
             chosen = fitting[start : start + batch]
-            signals = [audio.utterances[index].samples for index in chosen]
+            signals = [audio.utterances[index].encoded(inputs.recipe.wire) for index in chosen]
             longest = max(signal.size for signal in signals)
             samples = next(size for size in lengths if size >= max(longest, profile.samples[0]))
             outputs = execution.run(inputs.speech(signals, batch, samples))

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -79,28 +80,36 @@ def checked(signal: npt.NDArray[np.generic], limits: Limits) -> Samples:
     return converted
 
 
+Batch = npt.NDArray[np.int16] | npt.NDArray[np.float32]
+"""Utterances of one encoding [B, L], zeros behind each."""
+
+
+def floats(batch: Batch) -> npt.NDArray[np.float32]:
+    """Audio of either encoding in [-1, 1]."""
+    return batch * PCM_SCALE if batch.dtype == np.int16 else batch.astype(np.float32, copy=False)
+
+
 class Batches:
     """Padded batches, all in the same memory: fresh pages for each cost more than filling them."""
 
     def __init__(self) -> None:
-        self._memory = np.zeros(0, dtype=np.float32)
+        self._memory = np.zeros(0, dtype=np.uint8)
 
-    def pad(self, signals: Sequence[Samples], samples: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int32]]:
+    def pad(self, signals: Sequence[Samples], samples: int) -> tuple[Batch, npt.NDArray[np.int32]]:
         """Stack utterances into one batch, zeros behind each.
 
         Args:
-            signals: B arrays [L_i], none longer than `samples`.
+            signals: B arrays [L_i] of one type, none longer than `samples`.
             samples: Length of the batch.
 
         Returns:
-            [B, samples] float32 in [-1, 1], good until the next call, and [B, 1] int32 valid samples.
+            [B, samples] of the signals' type, good until the next call, and [B, 1] int32 valid samples.
         """
-        size = len(signals) * samples
+        size = len(signals) * samples * signals[0].itemsize
         if size > self._memory.size:
-            self._memory = np.zeros(size, dtype=np.float32)
-        batch = self._memory[:size].reshape(len(signals), samples)
+            self._memory = np.zeros(size, dtype=np.uint8)
+        batch: Any = self._memory[:size].view(signals[0].dtype).reshape(len(signals), samples)
         for row, signal in zip(batch, signals, strict=True):
-            # One pass over memory, in which numpy lets other threads run.
-            np.multiply(signal, PCM_SCALE if signal.dtype == np.int16 else np.float32(1), out=row[: signal.size])
+            row[: signal.size] = signal  # numpy lets other threads run meanwhile
             row[signal.size :] = 0
         return batch, np.array([[signal.size] for signal in signals], dtype=np.int32)

@@ -8,15 +8,17 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving import tensors
+from asr_serving.audio import Batch
 
 Feed = dict[str, npt.NDArray[Any]]
-Frontend = Callable[[npt.NDArray[np.float32], npt.NDArray[np.int32]], Feed]
+Frontend = Callable[[Batch, npt.NDArray[np.int32]], Feed]
 """Audio [B, L] and samples [B, 1] to the acoustic model's inputs by name."""
 
 
-def plain(audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int32]) -> Feed:
-    """The mel graph is part of the acoustic model: audio goes in as it is."""
-    return {tensors.AUDIO.name: audio, tensors.AUDIO_LENGTH.name: lengths}
+def plain(audio: Batch, lengths: npt.NDArray[np.int32]) -> Feed:
+    """The mel graph is part of the acoustic model: audio goes in as it came, integers as their bytes."""
+    fed = audio.astype("<i2", copy=False).view(np.uint8) if audio.dtype == np.int16 else audio
+    return {tensors.AUDIO.name: fed, tensors.AUDIO_LENGTH.name: lengths}
 
 
 def load(kind: str, folder: Path) -> Frontend:

@@ -14,6 +14,8 @@ locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 import torch  # noqa: E402
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor  # noqa: E402
 
+from asr_serving.audio import Batch, floats  # noqa: E402
+
 PREPROCESSOR_FILE = "preprocessor.json"
 
 
@@ -24,13 +26,11 @@ class NemoFrontend:
         config = json.loads((folder / PREPROCESSOR_FILE).read_text(encoding="utf-8"))
         self._preprocessor = AudioToMelSpectrogramPreprocessor(**config).eval()
 
-    def __call__(
-        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int32]
-    ) -> dict[str, npt.NDArray[np.generic]]:
+    def __call__(self, audio: Batch, lengths: npt.NDArray[np.int32]) -> dict[str, npt.NDArray[np.generic]]:
         """Compute normalised log-mel features [B, bands, frames] and their lengths [B, 1]."""
         with torch.inference_mode():
             features, frames = self._preprocessor(
-                input_signal=torch.from_numpy(audio), length=torch.from_numpy(lengths[:, 0]).to(torch.int64)
+                input_signal=torch.from_numpy(floats(audio)), length=torch.from_numpy(lengths[:, 0]).to(torch.int64)
             )
         return {
             "processed_signal": features.numpy(),

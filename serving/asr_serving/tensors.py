@@ -50,8 +50,16 @@ TRANSCRIPT = (DECODED_TEXTS, CONFIDENCE, WORDS, WORD_OFFSETS)
 # Between the front end and the acoustic model, when the mel graph is part of the acoustic graph...
 AUDIO = Tensor("audio", "FP32", (-1,), ("samples",))
 """Audio in [-1, 1], padded with anything: the graph masks what lies beyond the length."""
+AUDIO_PCM16 = Tensor("audio", "UINT8", (-1,), ("bytes",))
+"""The same as 16-bit integers, each of them two bytes, the low one first: TensorRT takes no 16-bit integers, and
+floats are twice as much to copy on their way to the GPU."""
 AUDIO_LENGTH = Tensor("audio_length", "INT32", (1,), ("one",))
 """Valid samples."""
+
+
+def audio(wire: str) -> Tensor:
+    """What the mel graph takes of audio that came in this encoding."""
+    return AUDIO_PCM16 if wire == "PCM16" else AUDIO
 
 
 # ... and when NeMo's own preprocessor runs in front of it.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pytest
 
 from asr_client.transcription import TranscriptionError, channel, connect, gather_bounded, infer, transcribe_all
-from asr_serving import tensors
+from asr_serving.frontend import plain
 from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
@@ -179,10 +179,7 @@ def test_what_waits_how_long_and_in_which_batches_adds_up_over_the_processes_of_
 
 def test_log_probabilities_come_only_when_asked_for(server: triton.Server, check_audio: AudioSet) -> None:
     utterance = check_audio.utterances[0]
-    fed = {
-        tensors.AUDIO.name: utterance.samples[None],
-        tensors.AUDIO_LENGTH.name: np.array([[utterance.samples.size]], dtype=np.int32),
-    }
+    fed = plain(utterance.signal[None], np.array([[utterance.signal.size]], dtype=np.int32))
 
     async def ask(outputs: list[str]) -> dict[str, npt.NDArray[Any]]:
         async with channel(server.ports.grpc_url) as grpc:

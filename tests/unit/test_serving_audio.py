@@ -2,14 +2,22 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from asr_serving.audio import MIN_SAMPLES, AudioError, Batches, Limits, checked
+from asr_serving.audio import MIN_SAMPLES, AudioError, Batches, Limits, checked, floats
+from asr_serving.frontend import plain
 
 LIMITS = Limits(max_samples=16_000)
 
 
-def test_int16_becomes_float_in_minus_one_to_one() -> None:
+def test_int16_stays_what_it_is() -> None:
     signal = checked(np.full((1, MIN_SAMPLES), -32768, dtype=np.int16), LIMITS)
-    assert Batches().pad([signal], MIN_SAMPLES)[0].min() == -1.0
+    batch, _ = Batches().pad([signal], MIN_SAMPLES)
+    assert batch.dtype == np.int16
+    assert floats(batch).min() == -1.0
+
+
+def test_the_acoustic_model_gets_integers_as_pairs_of_bytes_the_low_one_first() -> None:
+    fed = plain(np.array([[1, -2]], dtype=np.int16), np.array([[2]], dtype=np.int32))
+    assert fed["audio"].tolist() == [[1, 0, 254, 255]]
 
 
 def test_float64_becomes_float32() -> None:
@@ -53,4 +61,4 @@ def test_nothing_of_a_batch_is_left_in_the_next_one() -> None:
     batches = Batches()
     batches.pad([np.ones(6, dtype=np.float32)] * 2, 6)
     batch, _ = batches.pad([np.full(1, 16384, dtype=np.int16)], 4)
-    assert batch.tolist() == [[0.5, 0, 0, 0]]
+    assert batch.tolist() == [[16384, 0, 0, 0]]

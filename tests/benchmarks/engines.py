@@ -15,6 +15,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from multiprocessing.synchronize import Barrier
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -22,9 +23,11 @@ import numpy as np
 
 from asr_client import bench, transcription
 from asr_client.transcription import Client, Pcm, TranscriptionError
-from asr_serving import tensors
+from asr_serving import audio, frontend, settings, tensors, text
+from asr_serving.postprocessing import VOCABULARY_FILE
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder import audio_set, triton
+from model_builder.stages import check
 from tests.benchmarks import footprint
 from tests.support.load import settled
 
@@ -35,6 +38,7 @@ WARM_UP_SECONDS = 2.0
 PATIENCE_SECONDS = 120.0
 """For all client processes to start and to warm up; a process that failed does not come."""
 GPU_SAMPLE_SECONDS = 0.1
+REPEATS = 20
 
 _barrier: Barrier | None = None
 """Of a client process: where all wait for each other, and for the process that counts."""
@@ -120,9 +124,9 @@ async def _shared(client: Client, target: Target, clients: int, longest: int) ->
         encoded, slot = client.encode(signal), free.pop()
         try:
             shared_memory.set_shared_memory_region(region, [encoded], offset=slot * size)
-            audio = InferInput("audio_signal", list(encoded.shape), np_to_triton_dtype(encoded.dtype))
-            audio.set_shared_memory(name, encoded.nbytes, offset=slot * size)
-            result = await client.grpc.infer(target.model, [audio], outputs=outputs, client_timeout=TIMEOUT_SECONDS)
+            sent = InferInput("audio_signal", list(encoded.shape), np_to_triton_dtype(encoded.dtype))
+            sent.set_shared_memory(name, encoded.nbytes, offset=slot * size)
+            result = await client.grpc.infer(target.model, [sent], outputs=outputs, client_timeout=TIMEOUT_SECONDS)
         except InferenceServerException as error:
             raise TranscriptionError(error.message(), error.status()) from error
         finally:
@@ -138,8 +142,8 @@ async def _shared(client: Client, target: Target, clients: int, longest: int) ->
 
 
 def _text(answer: dict[str, Any]) -> str:
-    text: bytes = answer[tensors.DECODED_TEXTS.name].ravel()[0]
-    return text.decode()
+    said: bytes = answer[tensors.DECODED_TEXTS.name].ravel()[0]
+    return said.decode()
 
 
 def texts(url: str, target: Target, signals: Sequence[Pcm]) -> list[str]:
@@ -259,7 +263,42 @@ def load(
             **{name: round((spent - server_cpu.get(name, 0.0)) / wall, 2) for name, spent in after.items()},
             "machine": round(machine / wall, 2),
         },
+        "client_cpu_ms_each": _ratio(sum(item.cpu_seconds for item in shares) * 1e3, len(answers)),
         "gpu_busy": round(fmean(busy), 3) if busy else None,
+    }
+
+
+def own_work(folder: Path, heard: Sequence[check.Heard], batch: int, samples: int) -> dict[str, Any]:
+    """What the scheduler model in `folder` does itself for one batch, alone in this process: fastest of many times.
+
+    Args:
+        folder: The model's version folder.
+        heard: Tokens to decode; repeated until they are as long as the audio.
+        batch: Utterances.
+        samples: Length of each.
+    """
+    configured = settings.Settings.load(folder)
+    vocabulary, feed = text.Vocabulary.load(folder / VOCABULARY_FILE), frontend.load(configured.frontend, folder)
+    batches, signals = audio.Batches(), [np.ones(samples, np.int16)] * batch
+    steps = round(samples / SAMPLE_RATE / vocabulary.step_seconds)
+    chosen = [heard[number % len(heard)] for number in range(batch)]
+    tokens = np.stack([np.resize(item.tokens, steps) for item in chosen])
+    logprobs = np.stack([np.resize(item.token_logprobs, steps) for item in chosen])
+    lengths = np.full(batch, steps)
+
+    def fastest(work: Callable[[], object]) -> float:
+        taken = []
+        for _ in range(REPEATS):
+            started = time.perf_counter()
+            work()
+            taken.append(time.perf_counter() - started)
+        return round(min(taken) * 1e3, 2)
+
+    return {
+        "batch": batch,
+        "samples": samples,
+        "padding_ms": fastest(lambda: feed(*batches.pad(signals, samples))),
+        "decoding_ms": fastest(lambda: text.transcribe(tokens, logprobs, lengths, vocabulary)),
     }
 
 
@@ -269,6 +308,11 @@ Counted = dict[str, dict[str, Any]]
 `batches` holds the same phases by size of the batch, each execution once.
 """
 PHASES = ("compute_input", "compute_infer", "compute_output")
+PARTS = (
+    *("client and wire", "grouping", "queues", "front end", "copies to and from the engine", "engine", "decoding"),
+    "front end and decoding",
+)
+"""Where an utterance's time goes."""
 
 
 async def statistics(url: str) -> Counted:
@@ -315,7 +359,8 @@ def mean_ms(target: Target, counted: Counted, told: dict[str, float], latency: f
 
     `client and wire` is what no model counts: the client, gRPC, and Triton's way to the first model and back. Where a
     scheduler model works, `grouping` is the wait for the batch, and `front end and decoding` what it does itself: pad,
-    call, decode, answer. Otherwise `queues` is the wait for all models together.
+    call, decode, answer (`own_work` has parts of it alone). `queues` is the wait for models that Triton calls, the
+    engine alone where a scheduler does the rest.
 
     Args:
         target: What was asked.
@@ -331,9 +376,9 @@ def mean_ms(target: Target, counted: Counted, told: dict[str, float], latency: f
         acoustic, utterances = counted[target.stages["engine"]], max(1.0, told["asr_utterances_total"])
         inside = told["asr_request_seconds_sum"] / max(1.0, told["asr_request_seconds_count"]) * 1e3
         grouping = told["asr_waiting_seconds_total"] / utterances * 1e3
-        queue = acoustic["queue"] / max(1, acoustic["requests"])
-        own = inside - grouping - queue - copies - engine["compute_infer"]
-        parts = {"grouping": grouping, "queue of the engine": queue, "front end and decoding": own}
+        queues = acoustic["queue"] / max(1, acoustic["requests"])
+        own = inside - grouping - queues - copies - engine["compute_infer"]
+        parts = {"grouping": grouping, "queues": queues, "front end and decoding": own}
     else:
         models = {stage: counted[name] for stage, name in target.stages.items()}
         queues = sum(model["queue"] / max(1, model["requests"]) for model in models.values())
@@ -342,8 +387,9 @@ def mean_ms(target: Target, counted: Counted, told: dict[str, float], latency: f
         }
         parts = {"queues": queues, **work}
         inside = sum(parts.values()) + copies + engine["compute_infer"]
-    parts |= {"copies to and from the engine": copies, "engine": engine["compute_infer"]}
-    return {name: round(spent, 2) for name, spent in ({"client and wire": latency - inside} | parts).items()}
+    parts |= {"client and wire": latency - inside, "copies to and from the engine": copies}
+    parts |= {"engine": engine["compute_infer"]}
+    return {name: round(parts[name], 2) for name in PARTS if name in parts}
 
 
 def _seen(model: dict[str, Any], phase: str) -> float:

@@ -166,25 +166,22 @@ def measure_plan(run: Run, work: Path, gpu: cuda.Gpu, shapes: list[tuple[int, in
     return work / "repository"
 
 
-def load_plan(run: Run, folder: Path, clients: Sequence[int]) -> None:
-    """`N` over the plan: one client, many, and the best of these without the wire and from more processes."""
-    target = Target(run.name, {"engine": model_names(run.name)["tensorrt"]})
-    with served(run, "plan", folder, target) as server:
+def load_scheduler(run: Run, case: str, folder: Path, role: str, clients: Sequence[int], *, wire: bool) -> None:
+    """`N` over the acoustic model of a role: one client, then many.
+
+    With `wire` the best of these is repeated without the wire, and from more processes.
+    """
+    target = Target(run.name, {"engine": model_names(run.name)[role]})
+    with served(run, case, folder, target) as server:
         alone = dataclasses.replace(run, lengths=(15.0, 15.0), seconds=min(4.0, run.seconds))
-        load(alone, "plan", server, target, 1)
-        results = {count: load(run, "plan", server, target, count) for count in clients}
-        best = max(results, key=lambda count: results[count])
-        load(run, "plan, shared memory", server, dataclasses.replace(target, shared_memory=True), best)
-        twice = dataclasses.replace(run, processes=2 * run.processes)
-        load(twice, f"plan, {twice.processes} client processes", server, target, best)
-
-
-def load_onnx(run: Run, folder: Path, clients: Sequence[int]) -> None:
-    """`N` over ONNX Runtime."""
-    target = Target(run.name, {"engine": model_names(run.name)["onnx"]})
-    with served(run, "ONNX Runtime", folder, target) as server:
-        for count in clients:
-            load(run, "ONNX Runtime", server, target, count)
+        load(alone, case, server, target, 1)
+        results = {count: load(run, case, server, target, count) for count in clients}
+        best = max(results, key=lambda count: results[count]["rtfx"])
+        own_work(run, case, folder, results[best])
+        if wire:
+            load(run, f"{case}, shared memory", server, dataclasses.replace(target, shared_memory=True), best)
+            twice = dataclasses.replace(run, processes=2 * run.processes)
+            load(twice, f"{case}, {twice.processes} client processes", server, target, best)
 
 
 def load_naive(run: Run, folder: Path, instances: int, clients: Sequence[int]) -> None:
@@ -197,12 +194,21 @@ def load_naive(run: Run, folder: Path, instances: int, clients: Sequence[int]) -
             load(run, case, server, target, count)
 
 
-def load(run: Run, case: str, server: triton.Server, target: Target, clients: int) -> float:
-    """One load; returns audio seconds a second."""
+def own_work(run: Run, case: str, folder: Path, loaded: dict[str, Any]) -> None:
+    """What the scheduler model itself does for a batch as they were under load."""
+    batch, utterances = max(1, round(loaded["batch"])), loaded["requests"] - loaded["failed"]
+    samples = round(loaded["audio_seconds"] / loaded["valid_share"] / max(1, utterances) * SAMPLE_RATE)
+    heard = check.load(run.artifact / REFERENCES)
+    figures = engines.own_work(folder / run.name / VERSION, heard, batch, samples)
+    run.add(f"{case}, the scheduler's own work on such a batch", **figures)
+
+
+def load(run: Run, case: str, server: triton.Server, target: Target, clients: int) -> dict[str, Any]:
+    """One load; returns its figures."""
     figures = engines.load(server, target, run.lengths, clients=clients, processes=run.processes, seconds=run.seconds)
     spread = "-".join(f"{length:g}" for length in dict.fromkeys(run.lengths))
     run.add(f"{case}, {figures['clients']} client{'s' if clients > 1 else ''}, {spread} s", **figures)
-    return float(figures["rtfx"])
+    return figures
 
 
 def on_gpu(artifact: Path, folder: Path, name: str) -> Path:
@@ -237,7 +243,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     left.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
     left.margins(x=0.12)
     left.set_xlabel(f"audio seconds a second on one {records[0]['gpu'] or records[0]['cpu']}")
-    kinds = list(dict.fromkeys(part for record in shown for part in record.get("mean_ms") or {}))
+    kinds = [part for part in engines.PARTS if any(part in (record.get("mean_ms") or {}) for record in shown)]
     starts = [0.0] * len(shown)
     for number, kind in enumerate(kinds):
         parts = [record.get("mean_ms") or {} for record in shown]
@@ -320,9 +326,10 @@ def main(  # noqa: PLR0917 (a command line)
         kept = work or scratch / "plan"
         kept.mkdir(parents=True, exist_ok=True)
         if shapes and gpu is not None:
-            load_plan(run, measure_plan(run, kept.resolve(), gpu, shapes), clients or PLAN_CLIENTS)
+            folder = measure_plan(run, kept.resolve(), gpu, shapes)
+            load_scheduler(run, "plan", folder, "tensorrt", clients or PLAN_CLIENTS, wire=True)
         folder = artifact if gpu is None else on_gpu(artifact, scratch / "onnx", run.name)
-        load_onnx(run, folder, onnx_clients or ONNX_CLIENTS)
+        load_scheduler(run, "ONNX Runtime", folder, "onnx", onnx_clients or ONNX_CLIENTS, wire=not shapes)
         parts = layout.from_artifact(artifact, scratch / "parts")
         for instances in naive_instances or NAIVE_INSTANCES:
             folder = scratch / f"naive-{instances}"

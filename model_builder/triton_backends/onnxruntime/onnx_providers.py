@@ -29,13 +29,13 @@ def choose(
     Raises:
         ProviderError: There is no provider for the GPU, or a parameter has no meaning.
     """
-    search = parameters.get("cudnn_conv_algo_search", {}).get("string_value", "0")
-    if search not in CONVOLUTION_SEARCHES:
-        raise ProviderError(f"cudnn_conv_algo_search is {search!r}; one of {', '.join(CONVOLUTION_SEARCHES)} is known")
     if kind != "GPU" or (CUDA not in available and not required):
         return [CPU]
     if CUDA not in available:
         raise ProviderError(
             f"KIND_GPU, but this onnxruntime has {', '.join(available)} only; install onnxruntime-gpu in its place"
         )
+    search = parameters.get("cudnn_conv_algo_search", {}).get("string_value", "0")
+    if search not in CONVOLUTION_SEARCHES:
+        raise ProviderError(f"cudnn_conv_algo_search is {search!r}; one of {', '.join(CONVOLUTION_SEARCHES)} is known")
     return [(CUDA, {"device_id": device, "cudnn_conv_algo_search": CONVOLUTION_SEARCHES[search]}), CPU]

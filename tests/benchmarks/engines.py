@@ -24,7 +24,6 @@ import numpy as np
 from asr_client import bench, transcription
 from asr_client.transcription import Client, Pcm, TranscriptionError
 from asr_serving import audio, frontend, settings, tensors, text
-from asr_serving.postprocessing import VOCABULARY_FILE
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder import audio_set, triton
 from model_builder.stages import check
@@ -33,8 +32,8 @@ from tests.support.load import settled
 
 TIMEOUT_SECONDS = 60.0
 """Of a request."""
-WARM_UP_SECONDS = 2.0
-"""Each client sends for so long, or twice, before anything is measured."""
+WARM_UP_SECONDS = 3.0
+"""Before anything is measured all clients send for so long, or two requests each if that takes less."""
 PATIENCE_SECONDS = 120.0
 """For all client processes to start and to warm up; a process that failed does not come."""
 GPU_SAMPLE_SECONDS = 0.1
@@ -247,6 +246,7 @@ def load(
         "audio_seconds": round(summary.audio_seconds, 1),
         "clients": share * processes,
         "processes": processes,
+        "shared_memory": target.shared_memory,
         "requests": summary.requests,
         "failed": summary.failed,
         "errors": dict(list(summary.errors.items())[:3]),
@@ -278,7 +278,7 @@ def own_work(folder: Path, heard: Sequence[check.Heard], batch: int, samples: in
         samples: Length of each.
     """
     configured = settings.Settings.load(folder)
-    vocabulary, feed = text.Vocabulary.load(folder / VOCABULARY_FILE), frontend.load(configured.frontend, folder)
+    vocabulary, feed = text.Vocabulary.load(folder / "vocabulary.json"), frontend.load(configured.frontend, folder)
     batches, signals = audio.Batches(), [np.ones(samples, np.int16)] * batch
     steps = round(samples / SAMPLE_RATE / vocabulary.step_seconds)
     chosen = [heard[number % len(heard)] for number in range(batch)]

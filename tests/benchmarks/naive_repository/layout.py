@@ -8,6 +8,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class Parts:
     features: str
     length: str
     frames: npt.NDArray[Any]
-    export: Callable[[Path], None]
+    export: Callable[[Path], object]
 
 
 def from_checkpoint(source: Path, scratch: Path) -> Parts:
@@ -113,11 +114,8 @@ def from_artifact(artifact: Path, scratch: Path) -> Parts:
     window, bank = arrays["kernel"][:size, 0].astype(np.float64), arrays["mel"].T.astype(np.float64)
 
     vocabulary = Vocabulary.load(artifact / names["postprocessing"] / VERSION / "vocabulary.json")
-
-    def export(path: Path) -> None:
-        onnx.utils.extract_model(
-            str(acoustic), str(path), list(onnx_graph.LINKS), [tensors.logprobs(len(vocabulary.tokens) + 1).name]
-        )
+    outputs = [tensors.logprobs(len(vocabulary.tokens) + 1).name]
+    onnx.utils.extract_model(str(acoustic), str(scratch / "logprobs.onnx"), list(onnx_graph.LINKS), outputs)
 
     return Parts(
         window=_centred(window, 2 * (bank.shape[1] - 1)),
@@ -129,7 +127,7 @@ def from_artifact(artifact: Path, scratch: Path) -> Parts:
         features=tensors.processed_signal(bank.shape[0]).name,
         length=tensors.PROCESSED_SIGNAL_LENGTH.name,
         frames=np.zeros((1, 1), np.int32),
-        export=export,
+        export=partial(shutil.copyfile, scratch / "logprobs.onnx"),
     )
 
 

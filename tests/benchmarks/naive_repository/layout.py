@@ -146,8 +146,10 @@ def write(folder: Path, parts: Parts, *, batch: int = 0, instances: int = 1, gpu
     bands, classes = parts.mel.shape[0], len(parts.tokens) + 1
     frames = "INT64" if parts.frames.dtype == np.int64 else "INT32"
     audio: Tensor = ("audio_signal", "FP64", [1, -1])
-    features: Tensor = (parts.features, "FP32", [1, bands, -1])
-    length: Tensor = (parts.length, frames, parts.frames.shape)
+    features: Tensor = ("features", "FP32", [1, bands, -1])
+    length: Tensor = ("length", frames, parts.frames.shape)
+    # The acoustic model has names of its own.
+    taken: list[Tensor] = [(parts.features, *features[1:]), (parts.length, *length[1:])]
     logprobs: Tensor = ("logprobs", "FP32", [1, -1, classes])
     texts: Tensor = ("decoded_texts", "STRING", [1, 1])
 
@@ -160,7 +162,7 @@ def write(folder: Path, parts: Parts, *, batch: int = 0, instances: int = 1, gpu
         folder,
         MODELS["onnx"],
         "onnxruntime",
-        [features, length],
+        taken,
         [logprobs],
         **where | {"count": 1} | ({"kind": kind.KIND_GPU} if gpu else {}),
     )
@@ -170,15 +172,16 @@ def write(folder: Path, parts: Parts, *, batch: int = 0, instances: int = 1, gpu
     shutil.copyfile(Path(__file__).parent / "postprocessing.py", postprocessing / "model.py")
     (postprocessing / "tokens.json").write_text(json.dumps(parts.tokens), encoding="utf-8")
 
-    steps = [([audio], [features, length]), ([features, length], [logprobs]), ([logprobs], [texts])]
-    scheduling = [
+    maps = (
+        {"input_map": {"audio_signal": "audio_signal"}, "output_map": {"features": "features", "length": "length"}},
         {
-            "model_name": name,
-            "model_version": -1,
-            "input_map": {tensor[0]: tensor[0] for tensor in taken},
-            "output_map": {tensor[0]: tensor[0] for tensor in given},
-        }
-        for name, (taken, given) in zip(MODELS.values(), steps, strict=True)
+            "input_map": {parts.features: "features", parts.length: "length"},
+            "output_map": {"logprobs": "logprobs"},
+        },
+        {"input_map": {"logprobs": "logprobs"}, "output_map": {"decoded_texts": "decoded_texts"}},
+    )
+    scheduling = [
+        {"model_name": name, "model_version": -1} | step for name, step in zip(MODELS.values(), maps, strict=True)
     ]
     _model(
         folder, NAME, "", [audio], [texts], batch=batch, platform="ensemble", ensemble_scheduling={"step": scheduling}

@@ -3,7 +3,6 @@
 NeMo's recipe, written as people write it: the frames of one utterance at once, the requests in a loop.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,14 @@ class TritonPythonModel:
         parts = np.load(Path(args["model_repository"]) / args["model_version"] / "parts.npz")
         self._window, self._mel = parts["window"], parts["mel"]
         self._hop, self._preemphasis, self._log_guard = int(parts["hop"]), parts["preemphasis"], parts["log_guard"]
-        outputs = json.loads(args["model_config"])["output"]
-        self._names, self._frames = [output["name"] for output in outputs], parts["frames"]
+        self._frames = parts["frames"]
 
     def execute(self, requests: list[Any]) -> list[Any]:
         responses = []
         for request in requests:
             signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()[0]
-            arrays = self._features(signal), np.full_like(self._frames, signal.size // self._hop)
-            tensors = [pb_utils.Tensor(name, array) for name, array in zip(self._names, arrays, strict=True)]
+            length = np.full_like(self._frames, signal.size // self._hop)
+            tensors = [pb_utils.Tensor("features", self._features(signal)), pb_utils.Tensor("length", length)]
             responses.append(pb_utils.InferenceResponse(tensors))
         return responses
 

@@ -1,7 +1,14 @@
 """Other precisions, front ends and encodings pass the same gate."""
 
+import json
 from pathlib import Path
 
+import numpy as np
+import pytest
+
+from asr_serving.audio import floats
+from model_builder import audio_set
+from model_builder.artifact import MANIFEST, parse_manifest
 from tests.builder.conftest import Builder, Built
 
 
@@ -30,3 +37,16 @@ def test_half_precision_nearly_halves_the_model(half_built: Built, built: Built)
 def test_the_preprocessor_of_nemo_itself_can_be_the_front_end(builder: Builder, demo_checkpoint: Path) -> None:
     built = builder.build("nemo", "--frontend", "nemo", "--wire", "float64", source=demo_checkpoint)
     assert_transcribes_like_nemo(built)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::SyntaxWarning")  # NeMo's
+def test_its_features_are_the_same_of_integers_and_of_floats(repository: Path, tmp_path: Path) -> None:
+    from asr_serving.nemo_frontend import PREPROCESSOR_FILE, NemoFrontend  # noqa: PLC0415 (torch and NeMo)
+
+    facts = parse_manifest((repository / MANIFEST).read_bytes(), where="repository").model
+    (tmp_path / PREPROCESSOR_FILE).write_text(json.dumps(facts.preprocessor))
+    frontend = NemoFrontend(tmp_path)
+    integers, lengths = audio_set.in_noise([], batch=2, samples=16_000, wire="PCM16")
+    given, expected = frontend(integers, lengths), frontend(floats(integers), lengths)
+    assert given["processed_signal"].shape == (2, 80, 101)
+    assert all(np.array_equal(given[name], expected[name]) for name in expected)

@@ -240,7 +240,7 @@ def load(
     answers = [answer for item in shares for answer in item.answers]
     lasted = max(item.ended for item in shares) - min(item.started for item in shares)
     summary = bench.summarise(answers, lasted)
-    engine = counted[target.stages["engine"]]
+    engine = counted.get(target.stages["engine"], {"inferences": 0, "executions": 0})  # absent if all requests failed
     return {
         "batch": _ratio(engine["inferences"], engine["executions"]),
         "audio_seconds": round(summary.audio_seconds, 1),
@@ -360,7 +360,8 @@ def mean_ms(target: Target, counted: Counted, told: dict[str, float], latency: f
     `client and wire` is what no model counts: the client, gRPC, and Triton's way to the first model and back. Where a
     scheduler model works, `grouping` is the wait for the batch, and `front end and decoding` what it does itself: pad,
     call, decode, answer (`own_work` has parts of it alone). `queues` is the wait for models that Triton calls, the
-    engine alone where a scheduler does the rest.
+    engine alone where a scheduler does the rest. Means over slightly different requests are subtracted, so that of few
+    requests one part may be negative.
 
     Args:
         target: What was asked.

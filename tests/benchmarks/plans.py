@@ -58,6 +58,7 @@ from tests.benchmarks.naive_repository import layout
 PLAN_CLIENTS, ONNX_CLIENTS, NAIVE_CLIENTS = (64, 256, 512, 768), (64, 256), (128,)
 NAIVE_INSTANCES = (1, 4)
 NAIVE_BATCH = 32
+PARTS = ("plan", "onnx", "naive")
 SHORTEST_SECONDS, LONGEST_SECONDS = 2.0, 30.0
 CUDA_PRECISION = "FP32 (TF32)"
 """Of ONNX Runtime, which lets CUDA multiply so unless it is told otherwise."""
@@ -153,8 +154,9 @@ def measure_plan(run: Run, work: Path, gpu: cuda.Gpu, shapes: list[tuple[int, in
         reporter=REPORTER,
     )
     for item in figures["shapes"]:
-        took = min(item["plain_ms"], item["graph_ms"])
-        run.add(f"plan alone, {item['batch']} x {item['samples'] / SAMPLE_RATE:g} s", p50_ms=took, **item)
+        took, length = min(item["plain_ms"], item["graph_ms"]), item["samples"] / SAMPLE_RATE
+        case = f"plan alone, {item['batch']} x {length:g} s"
+        run.add(case, p50_ms=took, audio_seconds=round(item["batch"] * length, 1), **item)
     run.add("plan alone, all shapes", **{key: value for key, value in figures.items() if key != "shapes"})
     repository.run(
         work / "repository",
@@ -199,6 +201,8 @@ def load_naive(run: Run, folder: Path, instances: int, clients: Sequence[int]) -
 
 def own_work(run: Run, case: str, folder: Path, loaded: dict[str, Any]) -> None:
     """What the scheduler model itself does for a batch as they were under load."""
+    if not loaded["batch"] or not loaded["valid_share"]:
+        return  # all requests failed
     batch, utterances = max(1, round(loaded["batch"])), loaded["requests"] - loaded["failed"]
     samples = round(loaded["audio_seconds"] / loaded["valid_share"] / max(1, utterances) * SAMPLE_RATE)
     heard = check.load(run.artifact / REFERENCES)
@@ -287,6 +291,7 @@ def main(  # noqa: PLR0917 (a command line)
     naive_instances: Annotated[list[int] | None, typer.Option(help="Processes of each of its Python models.")] = None,
     processes: Annotated[int, typer.Option(help="Client processes.")] = 8,
     seconds: Annotated[float, typer.Option(help="Length of each load.")] = 6.0,
+    only: Annotated[list[str] | None, typer.Option(help="Part of all this: plan, onnx, naive; several.")] = None,
     work: Annotated[Path | None, typer.Option(help="Keeps the plan and the timing cache for another run.")] = None,
 ) -> None:
     """Measure engines and servers."""
@@ -296,14 +301,19 @@ def main(  # noqa: PLR0917 (a command line)
         for length, _, batch in (text.partition("x") for text in shape or ())
     ]
     gpu = None if cpu else cuda.gpu()
-    if gpu is not None and "CUDAExecutionProvider" not in onnx_graph.providers():
+    parts = set(only or PARTS)
+    if unknown := parts - set(PARTS):
+        raise typer.BadParameter(f"--only {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    if gpu is not None and parts != {"plan"} and "CUDAExecutionProvider" not in onnx_graph.providers():
         raise typer.BadParameter("this onnxruntime has no CUDA; install onnxruntime-gpu in its place, or use --cpu")
+    # Folders by the names of the example above: where they lie on this machine tells nobody anything.
+    shown = {str(artifact): "artifact", str(output): "tests/benchmarks/results", str(work): "work"}
     constant = {
         "versions": versions(gpu) | ({"tensorrt": tensorrt.version()} if shapes else {}),
         "gpu": gpu and gpu.product,
         "cpu": f"{os.cpu_count()} cores, {platform.machine()}",
         "parameters": manifest.provenance.parameters,
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join(["python tests/benchmarks/plans.py", *(shown.get(word, word) for word in sys.argv[1:])]),
     }
     records: list[dict[str, Any]] = []
 
@@ -330,16 +340,18 @@ def main(  # noqa: PLR0917 (a command line)
         scratch = Path(temporary)
         kept = work or scratch / "plan"
         kept.mkdir(parents=True, exist_ok=True)
-        if shapes and gpu is not None:
+        if "plan" in parts and shapes and gpu is not None:
             folder = measure_plan(run, kept.resolve(), gpu, shapes)
             load_scheduler(run, "plan", folder, "tensorrt", clients or PLAN_CLIENTS, wire=True)
-        folder = artifact if gpu is None else on_gpu(artifact, scratch / "onnx", run.name)
-        load_scheduler(run, "ONNX Runtime", folder, "onnx", onnx_clients or ONNX_CLIENTS, wire=not shapes)
-        parts = layout.from_artifact(artifact, scratch / "parts")
-        for instances in naive_instances or NAIVE_INSTANCES:
-            folder = scratch / f"naive-{instances}"
-            layout.write(folder, parts, batch=NAIVE_BATCH, instances=instances, gpu=gpu is not None)
-            load_naive(run, folder, instances, naive_clients or NAIVE_CLIENTS)
+        if "onnx" in parts:
+            folder = artifact if gpu is None else on_gpu(artifact, scratch / "onnx", run.name)
+            load_scheduler(run, "ONNX Runtime", folder, "onnx", onnx_clients or ONNX_CLIENTS, wire=not shapes)
+        if "naive" in parts:
+            pieces = layout.from_artifact(artifact, scratch / "pieces")
+            for instances in naive_instances or NAIVE_INSTANCES:
+                folder = scratch / f"naive-{instances}"
+                layout.write(folder, pieces, batch=NAIVE_BATCH, instances=instances, gpu=gpu is not None)
+                load_naive(run, folder, instances, naive_clients or NAIVE_CLIENTS)
     add("side by side", **side_by_side(records))
     plot(records, output / "plans.png")
 

@@ -18,8 +18,8 @@ LARGEST_BATCH = 256
 FULL_MEMORY = 70 * 1024**3
 """Bytes of GPU memory that WORK_SECONDS is meant for; smaller GPUs get smaller batches."""
 SHORTEST_SECONDS = 3.0
-STEP_RATIO = 1.6
-"""Each length over the one before: a fifth of a batch is padding on the average, and a plan is built in minutes."""
+STEP_RATIO = 1.35
+"""Each length over the one before: an eighth of a batch is padding on the average, and a plan is built in minutes."""
 SMALL_BATCH = 8
 """Largest batch of the profiles for a server that is not busy."""
 LATENCY_SECONDS = 15.0
@@ -87,8 +87,9 @@ def default_shapes(
     """Length in samples and batch of each shape: for each length a small batch and a full one, all full ones alike."""
     shapes = []
     for samples in lengths(max_seconds):
-        wanted = int(min(work_seconds * SAMPLE_RATE / samples, max_batch_size, geometry.largest_batch(samples)))
-        full = wanted // SMALL_BATCH * SMALL_BATCH or max(1, wanted)
+        wanted = max(1, round(work_seconds * SAMPLE_RATE / samples / SMALL_BATCH) * SMALL_BATCH)
+        full = min(wanted, max_batch_size, geometry.largest_batch(samples))
+        full = full // SMALL_BATCH * SMALL_BATCH or max(1, full)
         shapes += [(samples, batch) for batch in sorted({min(SMALL_BATCH, full), full})]
     return shapes
 

@@ -35,10 +35,13 @@ class Limits:
     Attributes:
         seconds: Of time; the build is stopped then.
         workspace: Bytes of GPU memory for the scratch space of one layer; None leaves it to TensorRT.
+        optimization_level: TensorRT's, 0 to 5: how many ways of computing a layer it tries. On an H100, level 1 gives
+            the throughput of TensorRT's default, 3, in a third of the time.
     """
 
     seconds: float = 3600.0
     workspace: int | None = None
+    optimization_level: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,7 @@ def build(
     # Features are FP32 and stay so; what may be lower says so in the ONNX.
     config.clear_flag(trt.BuilderFlag.TF32)
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    config.builder_optimization_level = limits.optimization_level
     if limits.workspace is not None:
         config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, limits.workspace)
     if compute_capability is not None:

@@ -18,7 +18,7 @@ class Shape:
     Attributes:
         samples: Padded length.
         batch: Most utterances.
-        milliseconds: What a batch of this shape takes, full or not, where the build measured it.
+        milliseconds: What a full batch of this shape takes, where the build measured it.
     """
 
     samples: int
@@ -55,7 +55,8 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
 
     The oldest utterance may sit anywhere in the batch's range of lengths. Of the shapes that hold it and that it fills
     well enough, the one wins that gathers the most utterances (the shorter one on a tie); where the build measured what
-    shapes take, the one that gets through the most audio in a millisecond.
+    shapes take, the one that gets through the most audio in a millisecond. A batch that is not full takes less: its
+    first utterance costs what the smallest shape of its length takes, and each other one an equal share of the rest.
 
     Args:
         lengths: Samples of the waiting utterances, oldest first; not empty.
@@ -70,7 +71,10 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
     best = np.zeros(0, dtype=np.intp)
     most = 0.0
     below = 0
+    first = grid.shapes[0]
     for shape, following in zip(grid.shapes, (*grid.shapes[1:], None), strict=True):
+        if shape.samples > first.samples:
+            first = shape
         # Whatever has no shorter shape of its own is taken, however short it is.
         floor = min(grid.min_fill * shape.samples, below + 1)
         if following is not None and following.samples > shape.samples:
@@ -81,8 +85,9 @@ def choose(lengths: Sequence[int], grid: Grid) -> list[int]:
         others = sizes[1:]
         chosen = np.append(0, 1 + np.flatnonzero((floor <= others) & (others <= shape.samples))[: shape.batch - 1])
         gain = float(chosen.size)
-        if shape.milliseconds is not None:
-            gain = float(sizes[chosen].sum()) / shape.milliseconds
+        if shape.milliseconds is not None and first.milliseconds is not None:
+            more = (shape.milliseconds - first.milliseconds) * chosen.size / shape.batch
+            gain = float(sizes[chosen].sum()) / (first.milliseconds + more)
         if gain > most:
             best, most = chosen, gain
     return list(best.tolist())

@@ -3,7 +3,7 @@
     python -m tests.support.checkpoints large large.nemo
     model-builder build --source large.nemo --name english_stt --storage file:///tmp/store --max-audio-seconds 30
     model-builder fetch file:///tmp/store/english_stt/<key> artifact
-    python tests/benchmarks/plans.py artifact tests/benchmarks/results --shape 10x96 --shape 20x48 --shape 30x32
+    python tests/benchmarks/plans.py artifact tests/benchmarks/results
 
 Needs neither torch nor NeMo, but TensorRT and onnxruntime-gpu. Each pipeline gets a server of its own and the same
 mixed lengths from several client processes:
@@ -15,7 +15,7 @@ mixed lengths from several client processes:
   behind Triton's own dynamic batcher, all log-probabilities to a Python decoder; with one process for each Python
   model, and with several.
 
-Without `--shape` there is no plan; with `--cpu` ONNX Runtime runs on the CPU, to try this program without a GPU.
+With `--cpu` there is no plan, and ONNX Runtime runs on the CPU: to try this program without a GPU.
 Weights are random: speed is what is measured, and the share of texts like the checkpoint's is only told. Writes
 `plans.json` (one record a case: `mean_ms` says where an utterance was between its sending and its answer, `cores` how
 many cores each process kept busy) and `plans.png`.
@@ -55,7 +55,7 @@ from tests.benchmarks import engines
 from tests.benchmarks.engines import Target
 from tests.benchmarks.naive_repository import layout
 
-PLAN_CLIENTS, ONNX_CLIENTS, NAIVE_CLIENTS = (64, 256, 512, 768), (64, 256), (128,)
+PLAN_CLIENTS, ONNX_CLIENTS, NAIVE_CLIENTS = (64, 256, 512, 768, 1024), (64, 256), (128,)
 NAIVE_INSTANCES = (1, 4)
 NAIVE_BATCH = 32
 PARTS = ("plan", "onnx", "naive")
@@ -283,7 +283,9 @@ def side_by_side(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(  # noqa: PLR0917 (a command line)
     artifact: Annotated[Path, typer.Argument(help="A fetched OnnxRuntime artifact.", exists=True, file_okay=False)],
     output: Annotated[Path, typer.Argument(help="Folder for plans.json and plans.png.")],
-    shape: Annotated[list[str] | None, typer.Option(help="Seconds and batch of the plan, such as 15x64.")] = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Seconds and batch, such as 15x64; as a build has them if none.")
+    ] = None,
     cpu: Annotated[bool, typer.Option(help="ONNX Runtime on the CPU, no plan: to try this program.")] = False,
     clients: Annotated[list[int] | None, typer.Option(help="Requests in flight, for the plan; several.")] = None,
     onnx_clients: Annotated[list[int] | None, typer.Option(help="The same, for ONNX Runtime.")] = None,
@@ -301,6 +303,11 @@ def main(  # noqa: PLR0917 (a command line)
         for length, _, batch in (text.partition("x") for text in shape or ())
     ]
     gpu = None if cpu else cuda.gpu()
+    if gpu is not None and not shapes:
+        facts = manifest.model
+        geometry = plan_shapes.Geometry(facts.hop, facts.features, facts.channels)
+        limits = (manifest.recipe.max_audio_seconds, plan_shapes.LARGEST_BATCH)
+        shapes = plan_shapes.default_shapes(*limits, geometry, plan_shapes.work_seconds(gpu.memory))
     parts = set(only or PARTS)
     if unknown := parts - set(PARTS):
         raise typer.BadParameter(f"--only {', '.join(unknown)}; there are {', '.join(PARTS)}")

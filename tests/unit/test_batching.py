@@ -64,10 +64,18 @@ def test_a_longer_shape_is_taken_when_it_gathers_more() -> None:
 MEASURED = Grid((Shape(160, 1, 1.0), Shape(160, 8, 3.0), Shape(160, 64, 12.0), Shape(320, 1, 1.5)), min_fill=0.7)
 
 
-def test_a_few_utterances_take_the_shape_that_gets_through_them_fastest() -> None:
-    assert choose([150, 150], MEASURED) == [0]  # two one by one are done sooner than a batch of eight
+def test_what_gets_through_the_most_audio_in_a_millisecond_is_taken() -> None:
+    assert choose([150, 150], MEASURED) == [0, 1]
     assert choose([150] * 8, MEASURED) == list(range(8))
     assert choose([150] * 80, MEASURED) == list(range(64))
+
+
+def test_two_go_one_by_one_where_together_they_take_longer() -> None:
+    assert choose([150, 150], Grid((Shape(160, 1, 1.0), Shape(160, 8, 9.0)), min_fill=0.7)) == [0]
+
+
+def test_a_half_full_large_batch_is_taken_before_a_full_small_one_that_leaves_the_others_waiting() -> None:
+    assert choose([150] * 30, MEASURED) == list(range(30))
 
 
 def test_utterances_too_short_for_any_shape_of_their_own_still_share_a_batch() -> None:

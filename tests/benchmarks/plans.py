@@ -283,9 +283,7 @@ def side_by_side(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def main(  # noqa: PLR0917 (a command line)
     artifact: Annotated[Path, typer.Argument(help="A fetched OnnxRuntime artifact.", exists=True, file_okay=False)],
     output: Annotated[Path, typer.Argument(help="Folder for plans.json and plans.png.")],
-    shape: Annotated[
-        list[str] | None, typer.Option(help="Seconds and batch, such as 15x64; as a build has them if none.")
-    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(help="Such as 15x64; those of a build if none.")] = None,
     cpu: Annotated[bool, typer.Option(help="ONNX Runtime on the CPU, no plan: to try this program.")] = False,
     clients: Annotated[list[int] | None, typer.Option(help="Requests in flight, for the plan; several.")] = None,
     onnx_clients: Annotated[list[int] | None, typer.Option(help="The same, for ONNX Runtime.")] = None,

@@ -237,6 +237,11 @@ def _shapes(options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gp
     shapes = sorted((plan_shapes.padded_length(seconds), batch) for seconds, batch in options.shapes)
     if shapes[-1][0] < recipe.max_audio_seconds * SAMPLE_RATE:
         raise PlanError(f"no shape holds audio of {recipe.max_audio_seconds} s, the longest that the model serves")
+    if shapes[-1][0] > plan_shapes.padded_length(recipe.max_audio_seconds):
+        raise PlanError(
+            f"a shape holds {shapes[-1][0] / SAMPLE_RATE:g} s, and the model serves {recipe.max_audio_seconds} s: "
+            "leave that shape out, or build the ONNX artifact with larger --max-audio-seconds"
+        )
     plan_shapes.check_shapes(shapes, geometry)
     return shapes
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_serving import tensors
-from model_builder import onnx_graph
+from model_builder import onnx_graph, plan_shapes
 from model_builder.nemo import Checkpoint
 from model_builder.progress import Reporter
 
@@ -30,7 +30,8 @@ def run(
 
     with reporter.task("export") as task:
         hop = int(checkpoint.mel_parts()["hop"])
-        checkpoint.limit_audio(max_seconds * tensors.SAMPLE_RATE // hop + 1)
+        # Plans pad the longest audio up to their next length: the table of positions must reach that far.
+        checkpoint.limit_audio(plan_shapes.padded_length(max_seconds) // hop + 1)
         features = checkpoint.description.features
         example = (
             torch.randn(2, features, EXAMPLE_FRAMES),

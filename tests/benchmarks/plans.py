@@ -250,7 +250,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     )
     bars = left.barh(names, [record["rtfx"] for record in shown], color=colours)
     left.bar_label(bars, fmt="{:,.0f}", padding=2, fontsize=8)
-    left.margins(x=0.12)
+    left.margins(x=0.12, y=0.01)
     left.set_xlabel(f"audio seconds a second on one {records[0]['gpu'] or records[0]['cpu']}")
     kinds = [part for part in engines.PARTS if any(part in (record.get("mean_ms") or {}) for record in shown)]
     starts = [0.0] * len(shown)
@@ -261,7 +261,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
         starts = [start + width for start, width in zip(starts, widths, strict=True)]
     right.set_xlabel("where an utterance's time went, %")
     if kinds:
-        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8)
+        right.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=3, fontsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 

@@ -129,6 +129,12 @@ def test_a_model_taken_apart_and_joined_again_gives_the_same(model: Path, tmp_pa
     assert all(np.array_equal(before[name], after[name]) for name in before)
 
 
+def test_the_graph_takes_the_length_that_a_plan_pads_the_longest_audio_to(model: Path) -> None:
+    samples = plan_shapes.padded_length(recipe("FP32").max_audio_seconds)
+    given = onnx_graph.Session(model).run(plain(*audio_set.in_noise([], batch=1, samples=samples, wire="PCM16")))
+    assert given["encoded_length"].item() == given["tokens"].shape[1] > samples / 160 / 8
+
+
 def test_an_operator_that_tensorrt_lacks_is_named(model: Path, facts: ModelFacts, tmp_path: Path) -> None:
     import onnx  # noqa: PLC0415
 

@@ -85,7 +85,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
             f"{options.check_audio} is not the check audio that the ONNX artifact was checked with; give that"
         )
     geometry = plan_shapes.Geometry(manifest.model.hop, manifest.model.features, manifest.model.channels)
-    shapes = _shapes(options, recipe, geometry, gpu)
+    shapes = shapes_for(options, recipe, geometry, gpu)
     profiles = plan_shapes.profiles(shapes)
     report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(gpu), "build_key": build_key(recipe)}
     report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
@@ -229,7 +229,14 @@ def check_server(building: str, serving: str | None) -> None:
         )
 
 
-def _shapes(options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gpu: cuda.Gpu) -> list[tuple[int, int]]:
+def shapes_for(
+    options: Options, recipe: Recipe, geometry: plan_shapes.Geometry, gpu: cuda.Gpu
+) -> list[tuple[int, int]]:
+    """Padded length in samples and batch of each shape: those that the user asked for, or those that suit the GPU.
+
+    Raises:
+        PlanError: None holds the longest audio, one is longer than the graph, or TensorRT cannot count one.
+    """
     if not options.shapes:
         return plan_shapes.default_shapes(
             recipe.max_audio_seconds, plan_shapes.LARGEST_BATCH, geometry, plan_shapes.work_seconds(gpu.memory)

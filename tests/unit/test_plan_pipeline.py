@@ -1,11 +1,13 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from model_builder.artifact import Manifest
 from model_builder.cuda import Gpu
-from model_builder.errors import ArtifactError, IncompatiblePlanError
-from model_builder.plan_pipeline import Options, check_server, recipe_for
+from model_builder.errors import ArtifactError, IncompatiblePlanError, PlanError
+from model_builder.plan_pipeline import Options, check_server, recipe_for, shapes_for
+from model_builder.plan_shapes import Geometry
 from model_builder.recipe import Engine, Precision
 from tests.unit.test_artifact import manifest
 from tests.unit.test_recipe import example
@@ -47,3 +49,23 @@ def test_a_server_with_another_tensorrt_is_refused_before_the_build(serving: str
 @pytest.mark.parametrize("serving", [None, "10.6.0", "10.6.0.26"])
 def test_a_server_with_the_same_tensorrt_or_one_that_is_not_known_is_fine(serving: str | None) -> None:
     check_server("10.6.0", serving)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        (((20.0, 8),), "no shape holds audio of 40 s"),
+        (((40.0, 8), (60.0, 4)), "and the model serves 40 s: leave that shape out"),
+        (((40.0, 500),), "the largest batch of that length is"),
+    ],
+)
+def test_shapes_that_the_model_or_tensorrt_cannot_have_are_refused(
+    shapes: tuple[tuple[float, int], ...], message: str
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        shapes_for(replace(OPTIONS, shapes=shapes), example(), Geometry(160, 80, 256), H200)
+
+
+def test_shapes_that_a_user_asks_for_are_taken_padded() -> None:
+    shapes = shapes_for(replace(OPTIONS, shapes=((40.0, 8), (10.0, 32))), example(), Geometry(160, 80, 256), H200)
+    assert shapes == [(163_680, 32), (644_960, 8)]

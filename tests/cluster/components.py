@@ -435,7 +435,10 @@ def _kubelet(plan: Plan) -> dict[str, object]:
         "podLogsDir": str(plan.folder / "pod-logs"),
         "volumePluginDir": str(plan.folder / "kubelet/volume-plugins"),
         "imageGCHighThresholdPercent": 100,  # images are imported, and cannot be pulled again
-        "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+        # Not by memory: what this machine read twice, images that were just imported say, counts as memory in use, and a
+        # node under pressure takes no pod for five minutes unless told otherwise.
+        "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%"},
+        "evictionPressureTransitionPeriod": "10s",
         "maxPods": 200,
         "serializeImagePulls": False,
         "shutdownGracePeriod": "0s",

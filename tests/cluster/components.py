@@ -435,8 +435,8 @@ def _kubelet(plan: Plan) -> dict[str, object]:
         "podLogsDir": str(plan.folder / "pod-logs"),
         "volumePluginDir": str(plan.folder / "kubelet/volume-plugins"),
         "imageGCHighThresholdPercent": 100,  # images are imported, and cannot be pulled again
-        # Not by memory: what this machine read twice, images that were just imported say, counts as memory in use, and a
-        # node under pressure takes no pod for five minutes unless told otherwise.
+        # Not by memory: what this machine read twice, such as images that were just imported, counts as memory in use,
+        # and a node under pressure takes no pod for five minutes unless told otherwise.
         "evictionHard": {"nodefs.available": "1%", "imagefs.available": "1%"},
         "evictionPressureTransitionPeriod": "10s",
         "maxPods": 200,

@@ -116,7 +116,9 @@ def answers(url: str, pki: Path) -> bool:
 
 def save_process(path: Path, pid: int) -> None:
     """Write down which process `pid` is now: a number alone may be another process's tomorrow."""
-    path.write_text(json.dumps({"pid": pid, "started": _start_time(pid)}))
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps({"pid": pid, "started": _start_time(pid)}))
+    new.replace(path)  # whole or not at all, also when this program is killed now
 
 
 def saved_process(path: Path) -> int | None:

@@ -116,7 +116,12 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     )
     built = stage(
         "plan",
-        {"model": sha256_of(lowered), "shapes": shapes, "versions": versions(gpu)},
+        {
+            "model": sha256_of(lowered),
+            "shapes": shapes,
+            "versions": versions(gpu),
+            "optimization_level": options.limits.optimization_level,
+        },
         [planned],
         lambda: plan.run(
             lowered,

@@ -87,7 +87,8 @@ def default_shapes(
     """Length in samples and batch of each shape: for each length a small batch and a full one, all full ones alike."""
     shapes = []
     for samples in lengths(max_seconds):
-        wanted = max(1, round(work_seconds * SAMPLE_RATE / samples / SMALL_BATCH) * SMALL_BATCH)
+        fitting = work_seconds * SAMPLE_RATE / samples
+        wanted = round(fitting / SMALL_BATCH) * SMALL_BATCH or int(fitting)
         full = min(wanted, max_batch_size, geometry.largest_batch(samples))
         full = full // SMALL_BATCH * SMALL_BATCH or max(1, full)
         shapes += [(samples, batch) for batch in sorted({min(SMALL_BATCH, full), full})]

@@ -81,7 +81,7 @@ def checked(signal: npt.NDArray[np.generic], limits: Limits) -> Samples:
 
 
 Batch = npt.NDArray[np.int16] | npt.NDArray[np.float32]
-"""Utterances of one encoding [B, L], zeros behind each."""
+"""Utterances of one encoding, padded to one length: [B, L]."""
 
 
 def floats(batch: Batch) -> npt.NDArray[np.float32]:

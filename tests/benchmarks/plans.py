@@ -133,11 +133,15 @@ def build(
     return planned, profiles, figures
 
 
+def plan_options(artifact: Path) -> plan_pipeline.Options:
+    """What a user would ask for; nothing is fetched or published by them here."""
+    return plan_pipeline.Options(artifact="file://", storage="file://", work=artifact, precision=Precision.FP16)
+
+
 def measure_plan(run: Run, work: Path, gpu: cuda.Gpu, shapes: list[tuple[int, int]]) -> Path:
     """Build the plan, and time each of its shapes alone; returns the repository that serves it."""
     artifact, facts = run.artifact, run.manifest.model
-    options = plan_pipeline.Options(artifact="file://", storage="file://", work=artifact, precision=Precision.FP16)
-    recipe = plan_pipeline.recipe_for(options, run.manifest, gpu, tensorrt.version())
+    recipe = plan_pipeline.recipe_for(plan_options(artifact), run.manifest, gpu, tensorrt.version())
     recipe = recipe.model_copy(update={"min_token_agreement_permille": 0})
     planned, profiles, built = build(artifact, work, recipe, facts, shapes)
     run.add("plan build", **built)
@@ -302,10 +306,8 @@ def main(  # noqa: PLR0917 (a command line)
     ]
     gpu = None if cpu else cuda.gpu()
     if gpu is not None and not shapes:
-        facts = manifest.model
-        geometry = plan_shapes.Geometry(facts.hop, facts.features, facts.channels)
-        limits = (manifest.recipe.max_audio_seconds, plan_shapes.LARGEST_BATCH)
-        shapes = plan_shapes.default_shapes(*limits, geometry, plan_shapes.work_seconds(gpu.memory))
+        geometry = plan_shapes.Geometry(manifest.model.hop, manifest.model.features, manifest.model.channels)
+        shapes = plan_pipeline.shapes_for(plan_options(artifact), manifest.recipe, geometry, gpu)
     parts = set(only or PARTS)
     if unknown := parts - set(PARTS):
         raise typer.BadParameter(f"--only {', '.join(unknown)}; there are {', '.join(PARTS)}")

@@ -17,6 +17,7 @@ from model_builder.plan_shapes import (
     check_shapes,
     default_shapes,
     lengths,
+    padded_length,
     profiles,
     work_seconds,
 )
@@ -53,6 +54,10 @@ def test_full_batches_of_every_length_hold_about_the_same_audio() -> None:
 def test_smaller_gpus_get_smaller_batches() -> None:
     assert work_seconds(24 * 1024**3) < WORK_SECONDS / 2
     assert work_seconds(141 * 1024**3) == WORK_SECONDS
+
+
+def test_a_gpu_too_small_for_eight_long_utterances_takes_as_many_as_fit() -> None:
+    assert default_shapes(40, LARGEST_BATCH, LARGE, work_seconds=137)[-1] == (padded_length(40), 3)
 
 
 def test_a_batch_that_tensorrt_cannot_count_is_refused_with_the_largest_that_fits() -> None:

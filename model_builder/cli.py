@@ -121,21 +121,29 @@ def build(
     ] = None,
     engine: Annotated[
         EngineChoice,
-        typer.Option(help="Runtime of the acoustic model. tensorrt and both need a GPU; see the command plan."),
+        typer.Option(
+            help="Runtime of the acoustic model. tensorrt and both need a GPU; see the command plan.",
+            case_sensitive=False,
+        ),
     ] = EngineChoice.onnx,
     precision: Annotated[
         PrecisionChoice | None,
         typer.Option(
-            help="Features, softmax and lengths stay fp32.", show_default="fp32 for onnx, fp16 for TensorRT plans"
+            help="Features, softmax and lengths stay fp32.",
+            show_default="fp32 for onnx, fp16 for TensorRT plans",
+            case_sensitive=False,
         ),
     ] = None,
     frontend: Annotated[
         FrontendChoice,
         typer.Option(
-            help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image."
+            help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image.",
+            case_sensitive=False,
         ),
     ] = FrontendChoice.numpy,
-    wire: Annotated[WireChoice, typer.Option(help="Encoding of the audio that clients send.")] = WireChoice.pcm16,
+    wire: Annotated[
+        WireChoice, typer.Option(help="Encoding of the audio that clients send.", case_sensitive=False)
+    ] = WireChoice.pcm16,
     max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
     max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
     check_audio: Annotated[
@@ -221,10 +229,10 @@ def plan(
         Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
     ] = None,
     engine: Annotated[
-        EngineChoice, typer.Option(help="tensorrt, or both engines in one repository.")
+        EngineChoice, typer.Option(help="tensorrt, or both engines in one repository.", case_sensitive=False)
     ] = EngineChoice.tensorrt,
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.")
+        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.", case_sensitive=False)
     ] = PrecisionChoice.fp16,
     shape: Annotated[
         list[str] | None,

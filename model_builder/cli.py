@@ -7,7 +7,7 @@ import re
 import signal
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -598,8 +598,16 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
         signal.signal(signal.SIGTERM, former)
 
 
+def this_machine_directly(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set so that no proxy of `environment` is asked for Triton on loopback, which it could not reach."""
+    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    value = ",".join([*filter(None, map(str.strip, named.split(","))), "127.0.0.1", "localhost"])
+    return {"no_proxy": value, "NO_PROXY": value}  # both: some programs read one, some the other
+
+
 def main() -> None:
     """Entry point."""
+    os.environ.update(this_machine_directly(os.environ))
     app()
 
 

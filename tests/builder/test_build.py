@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.builder.conftest import Builder, Built
 
 
@@ -93,3 +95,13 @@ def test_a_checkpoint_in_the_bucket_is_a_source_and_gives_the_same_artifact(
         *("--storage", f"{builder.s3.uri}/tests", "--work", str(builder.folder / "from-bucket")),
     )
     assert again.stdout.splitlines() == [built.uri]
+
+
+def test_a_proxy_that_cannot_reach_this_machine_does_not_matter(
+    builder: Builder, demo_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    builder.build("proxied", "--max-batch-size", "2", source=demo_checkpoint)

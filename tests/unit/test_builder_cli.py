@@ -3,7 +3,7 @@
 import pytest
 from typer.testing import CliRunner
 
-from model_builder.cli import app
+from model_builder.cli import app, this_machine_directly
 
 PLACES = ("--source", "english.nemo", "--name", "english_stt", "--storage", "file:///store")
 
@@ -21,3 +21,15 @@ def test_the_case_of_an_engine_does_not_matter() -> None:
 
     assert result.exit_code == 2
     assert "a plan is for tensorrt, or for both" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "merged"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example, .b.example"}, "a.example,.b.example,127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example", "no_proxy": "b.example"}, "b.example,127.0.0.1,localhost"),
+    ],
+)
+def test_this_machine_is_asked_directly_besides_what_the_user_excepts(given: dict[str, str], merged: str) -> None:
+    assert this_machine_directly(given) == {"no_proxy": merged, "NO_PROXY": merged}

@@ -90,7 +90,10 @@ GpuProduct = Annotated[
     typer.Option(help="GPU product as nodes are labelled, such as NVIDIA-L4; refuse any other.", show_default=False),
 ]
 ComputeCapability = Annotated[
-    str | None, typer.Option(help="Compute capability, such as 8.9; refuse any other.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Its compute capability, such as 8.9; refuse any other. Needs --gpu-product.", show_default=False
+    ),
 ]
 
 
@@ -288,6 +291,7 @@ def plan(
 
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
+    _refuse_capability_alone(gpu_product, compute_capability)
     folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
     with _errors_told(termination_log, json_log=json_log):
         published = plan_pipeline.build(
@@ -315,6 +319,11 @@ def plan(
         )
         _terminate(termination_log, published.summary())
         print(published.uri)  # noqa: T201 (the result)
+
+
+def _refuse_capability_alone(gpu_product: str | None, compute_capability: str | None) -> None:
+    if compute_capability is not None and gpu_product is None:
+        raise typer.BadParameter("write which GPU, too: --gpu-product", param_hint="--compute-capability")
 
 
 def _shape(text: str) -> tuple[float, int]:
@@ -381,6 +390,7 @@ def fetch(
         raise typer.BadParameter("write which manifest: --manifest-sha256", param_hint="--shared")
     if size_limit is not None and not shared:
         raise typer.BadParameter("is for --shared", param_hint="--size-limit")
+    _refuse_capability_alone(gpu_product, compute_capability)
     reporter = _reporter(json_log=json_log)
     with _errors_told(termination_log, json_log=json_log):
         if gpu_product is not None or tensorrt is not None:

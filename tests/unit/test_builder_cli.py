@@ -33,3 +33,11 @@ def test_the_case_of_an_engine_does_not_matter() -> None:
 )
 def test_this_machine_is_asked_directly_besides_what_the_user_excepts(given: dict[str, str], merged: str) -> None:
     assert this_machine_directly(given) == {"no_proxy": merged, "NO_PROXY": merged}
+
+
+@pytest.mark.parametrize("command", [("fetch", "file:///store/key", "model"), ("plan", "key", "--storage", "x")])
+def test_a_compute_capability_without_its_gpu_is_refused(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--compute-capability", "8.9"])
+
+    assert result.exit_code == 2
+    assert "write which GPU, too: --gpu-product" in result.output

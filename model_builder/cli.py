@@ -78,11 +78,26 @@ MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
 
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse at the start what would fail only when all is done."""
+    try:
+        if path is not None:
+            path.open("ab").close()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
 TerminationLog = Annotated[
     Path | None,
-    typer.Option(help="Write the result as JSON to this file, such as a pod's /dev/termination-log.", dir_okay=False),
+    typer.Option(
+        help="Write the result as JSON to this file, such as a pod's /dev/termination-log.",
+        dir_okay=False,
+        callback=_writable,
+    ),
 ]
-
 
 Verify = Annotated[bool, typer.Option("--verify", help="Read every byte of an artifact that was published before.")]
 GpuProduct = Annotated[

@@ -569,8 +569,13 @@ def serve(
                 http=f"http://{ports.host}:{ports.http}",
                 metrics=f"http://{ports.host}:{ports.metrics}/metrics",
             )
-            while server.process.poll() is None:
-                time.sleep(0.2)
+            try:
+                while server.process.poll() is None:
+                    time.sleep(0.2)
+            except (KeyboardInterrupt, SystemExit) as asked:
+                reporter.info("Triton stops")
+                number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
+                raise typer.Exit(128 + number) from asked
         raise BuilderError(f"Triton stopped by itself:\n{triton.errors_in(log)}")
 
 

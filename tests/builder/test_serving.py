@@ -124,9 +124,17 @@ def test_bad_requests_never_change_the_answers_of_others(
 
 
 @pytest.mark.parametrize(
-    "ending", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=["Ctrl-C", "SIGTERM", "closed terminal"]
+    ("ending", "code", "told"),
+    [
+        (signal.SIGINT, 130, ["Triton stops\n"]),
+        (signal.SIGTERM, 143, ["Triton stops\n"]),
+        (signal.SIGHUP, -signal.SIGHUP, []),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "closed terminal"],
 )
-def test_no_server_outlives_the_command_that_started_it(repository: Path, ending: signal.Signals) -> None:
+def test_no_server_outlives_the_command_that_started_it(
+    repository: Path, ending: signal.Signals, code: int, told: list[str]
+) -> None:
     ports = triton.Ports.free()
     numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
     with subprocess.Popen(
@@ -138,7 +146,8 @@ def test_no_server_outlives_the_command_that_started_it(repository: Path, ending
         assert command.stderr is not None
         assert any(line.startswith("ready") for line in command.stderr)
         os.killpg(command.pid, ending)  # as a terminal does, to all that it started
-        command.wait(60)
+        assert command.wait(60) == code
+        assert command.stderr.readlines() == told
 
     def refused() -> bool:
         try:

@@ -16,7 +16,7 @@ from pydantic.alias_generators import to_camel
 from tritonclient.grpc import model_config_pb2
 
 from asr_serving.tensors import model_names
-from model_builder.artifact import MANIFEST
+from model_builder.artifact import refuse_other_things
 from model_builder.errors import OverridesError, WorkFolderError
 from model_builder.recipe import Recipe
 from model_builder.repository.layout import IN_FLIGHT, VERSION
@@ -66,8 +66,7 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
         if target.exists():
             if _is_laid(artifact, target, changed):
                 return
-            if any(target.iterdir()) and not (target / MANIFEST).is_file():
-                raise WorkFolderError(f"{target} is no artifact, and not empty; give a folder that does not exist yet")
+            refuse_other_things(target)
             shutil.rmtree(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:

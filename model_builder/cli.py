@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_builder import __doc__ as description
-from model_builder.errors import BuilderError
+from model_builder.errors import BuilderError, MissingExtraError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
 from model_builder.recipe import Engine, Frontend, Precision, Wire
 
@@ -432,18 +433,17 @@ def inspect(
     json_log: Json = False,
 ) -> None:
     """Show what an artifact or a checkpoint is."""
-    from model_builder import artifact_store, checkpoint  # noqa: PLC0415
+    from model_builder import artifact_store  # noqa: PLC0415
     from model_builder.progress import NullReporter  # noqa: PLC0415
     from model_builder.resume import sha256_of  # noqa: PLC0415
-    from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415
     from model_builder.storage import Storage  # noqa: PLC0415
 
     with _errors_told(None, json_log=json_log):
         if target.endswith(".nemo") and "://" not in target:
+            from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415 (checkpoints need more packages)
+
             with tempfile.TemporaryDirectory() as folder:
-                found: checkpoint.Description = inspect_stage.run(
-                    Path(target), Path(folder) / "checkpoint", NullReporter()
-                )
+                found = inspect_stage.run(Path(target), Path(folder) / "checkpoint", NullReporter())
             _show(
                 {
                     "file": f"{target}  {Path(target).stat().st_size / 1e6:.1f} MB",
@@ -600,7 +600,12 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        missing = MissingExtraError(f"{error.name} is not installed", "builder")
+        Console(stderr=True, highlight=False).print(f"[red]{missing.reason}:[/] ", missing, soft_wrap=True, sep="")
+        sys.exit(missing.exit_code)
 
 
 if __name__ == "__main__":

@@ -63,10 +63,15 @@ class Ports:
 
 
 def version() -> str:
-    """The server that `serve` would start."""
+    """The server that `serve` would start.
+
+    Raises:
+        MissingExtraError: There is none.
+    """
     if _nvidia_server() is not None:
         release = os.environ.get("TRITON_SERVER_VERSION", "unknown")
         return f"{release} (NVIDIA image {os.environ.get('NVIDIA_TRITON_SERVER_VERSION', 'unknown')})"
+    _pytriton()
     return f"2.51 (nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')})"
 
 
@@ -79,14 +84,17 @@ def _nvidia_server() -> str | None:
     return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
 
 
-def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
-    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+def _pytriton() -> Path:
+    """Folder of the package that has the server."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "no Triton on this machine; pip install 'asr-operator[builder]' brings a CPU build of it"
-        )
-    package = Path(spec.origin).parent
+        raise MissingExtraError("no Triton on this machine; for a CPU build of it", "builder")
+    return Path(spec.origin).parent
+
+
+def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
+    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+    package = _pytriton()
     server = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / minor / "triton_python_backend_stub"

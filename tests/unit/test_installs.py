@@ -69,3 +69,44 @@ def test_plans_need_no_more_than_the_extra_kubernetes(run: Run) -> None:
     done = run("kubernetes", "asr", "plans")
     assert done.returncode == 1
     assert "set KUBECONFIG" in done.stderr
+
+
+@pytest.mark.parametrize("command", sorted(MODULES))
+def test_help_needs_no_extra(run: Run, command: str) -> None:
+    done = run("", command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_an_artifact_is_inspected_without_any_extra(run: Run) -> None:
+    done = run("", "model-builder", "inspect", ".")
+    assert done.returncode == 31
+    assert done.stderr.startswith("ArtifactInvalid: ")
+
+
+CHECKPOINT = str(PROJECT / "tests" / "demo" / "english_stt.nemo")
+MANIFEST = str(PROJECT / "examples" / "kubectl" / "gpu.yaml")
+BUILD = ("model-builder", "build", "--name", "x", "--source", CHECKPOINT, "--work", "work", "--storage", "STORAGE")
+
+
+@pytest.mark.parametrize(
+    ("installed", "command", "needed"),
+    [
+        ("", ("model-builder", "inspect", CHECKPOINT), "builder"),
+        ("client", BUILD, "builder"),
+        ("kubernetes", BUILD, "builder"),
+        ("client", ("model-builder", "serve", "."), "builder"),
+        ("", ("asr-operator", "check", MANIFEST), "operator"),
+        ("", ("asr-operator", "crd"), "operator"),
+        ("kubernetes", ("asr-operator", "check", MANIFEST), "operator"),
+        ("", ("asr", "transcribe", "x.wav"), "client"),
+        ("", ("asr", "plans"), "kubernetes"),
+        ("client", ("asr", "doctor", "asr/english"), "kubernetes"),
+    ],
+)
+def test_a_missing_package_is_told_in_one_line_with_the_extra_that_has_it(
+    run: Run, tmp_path: Path, installed: str, command: tuple[str, ...], needed: str
+) -> None:
+    done = run(installed, *(part.replace("STORAGE", tmp_path.as_uri()) for part in command))
+    assert done.returncode == (2 if command[0] == "asr" else 41)
+    assert "Traceback" not in done.stderr
+    assert f"pip install '.[{needed}]' in the project's folder" in done.stderr.splitlines()[-1]

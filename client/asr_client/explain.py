@@ -10,13 +10,14 @@ from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import DEGRADED, READY, RECONCILING, SERVING, STALLED, find
 from asr_operator.events import Reason
-from asr_operator.observe import JobState, Observation, Phase, PoolState, observe
+from asr_operator.observe import JobState, Observation, Phase, PoolState, failure_of, observe
 
 Object = dict[str, Any]
 
 FRESH_SECONDS = 30.0
 """In which an operator takes up a change."""
 SHOWN_EVENTS = 5
+JOB_LABEL = "batch.kubernetes.io/job-name"
 
 HINTS: dict[str, str] = {
     Reason.BUILDING: "Builds take minutes, a TensorRT plan a quarter of an hour. Follow it: kubectl logs -f -n "
@@ -175,11 +176,14 @@ def _builds(snapshot: Snapshot, status: api.Status, seen: Observation, now: date
         if job.phase is not Phase.RUNNING:
             continue
         span = _span(_age(started[name], now))
+        former = _former_attempts(snapshot, name)
+        if former is not None:
+            yield former
         if job.waiting is not None:
             reason = Reason.INSUFFICIENT_GPU if _lacks_gpu(job) else Reason.REPLICAS_MISSING
             todo = hint(reason, snapshot) if _lacks_gpu(job) else "See spec.build: node selector, resources, image."
             yield Finding("build", Outcome.WARNING, f"Job {name} waits for {span}: {job.waiting}", todo)
-        else:
+        elif former is None:
             yield Finding("build", Outcome.OK, f"Job {name} builds for {span}", hint(Reason.BUILDING, snapshot, name))
     failure = status.last_failure
     if failure is not None:
@@ -187,6 +191,21 @@ def _builds(snapshot: Snapshot, status: api.Status, seen: Observation, now: date
         again = ", and is run again" if failure.transient else ""
         told = f"Job {failure.job} failed{again}: {failure.reason}: {failure.message}"
         yield Finding("build", outcome, told, hint(failure.reason, snapshot, failure.job))
+
+
+def _former_attempts(snapshot: Snapshot, name: str) -> Finding | None:
+    """What a Job that still runs has failed for so far; None if it has not."""
+    failed = next(job for job in snapshot.jobs if job["metadata"]["name"] == name).get("status", {}).get("failed", 0)
+    if not failed:
+        return None
+    of_job = (pod for pod in snapshot.pods if pod["metadata"]["labels"].get(JOB_LABEL) == name)
+    ended = [pod for pod in of_job if pod.get("status", {}).get("phase") == "Failed"]
+    told, todo = f"Job {name} makes attempt {failed + 1}", hint(Reason.BUILDING, snapshot, name)
+    if ended:
+        failure = failure_of(name, {}, max(ended, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))
+        told += f"; the last one failed: {failure.reason}: {failure.message}"
+        todo = hint(failure.reason, snapshot, name)
+    return Finding("build", Outcome.WARNING, told, todo)
 
 
 def what(artifact: api.Artifact) -> str:

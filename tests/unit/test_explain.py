@@ -1,0 +1,49 @@
+"""What `asr doctor asr/NAME` says of what a cluster holds."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+from asr_client.explain import examine
+from asr_client.findings import Finding, Outcome
+from asr_client.snapshot import Snapshot
+from tests.support.operator import container, manifest
+
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+Object = dict[str, Any]
+
+
+def told(check: str, **there: Any) -> list[Finding]:  # noqa: ANN401
+    """Findings of one check, of a resource with these children."""
+    resource = manifest("speech")
+    resource["metadata"] |= {"generation": 1, "uid": "english"}
+    return [finding for finding in examine(Snapshot(resource, **there), NOW) if finding.check == check]
+
+
+def job(**status: object) -> Object:
+    metadata = {"name": "j", "creationTimestamp": "2026-01-01T11:59:00Z", "labels": {"asr-operator.dev/build": "b"}}
+    return {"metadata": metadata, "status": status}
+
+
+def ended_build(name: str, created: str, message: str) -> Object:
+    said = json.dumps({"reason": "StorageUnavailable", "message": message, "transient": True})
+    ended = container("build", {"terminated": {"exitCode": 30, "message": said}}, ready=False)
+    metadata = {"name": name, "creationTimestamp": created, "labels": {"batch.kubernetes.io/job-name": "j"}}
+    return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [ended]}}
+
+
+def test_a_build_whose_pods_failed_is_told_with_the_attempt_and_the_last_ones_words() -> None:
+    pods = [
+        ended_build("b", "2026-01-01T11:59:30Z", "access denied"),
+        ended_build("a", "2026-01-01T11:59:00Z", "no answer"),
+    ]
+    (found,) = told("build", jobs=[job(failed=2)], pods=pods)
+    assert found.outcome is Outcome.WARNING
+    assert found.message == "Job j makes attempt 3; the last one failed: StorageUnavailable: access denied"
+    assert found.hint.startswith("Check spec.storage")
+
+
+def test_a_build_without_failed_pods_is_well() -> None:
+    (found,) = told("build", jobs=[job(active=1)])
+    assert found.outcome is Outcome.OK
+    assert found.message == "Job j builds for 1 min"

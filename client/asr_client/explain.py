@@ -1,5 +1,6 @@
 """Says of an AsrDeployment, in words, what is built, what is missing, why it is not Ready, and what to do. Pure."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -46,7 +47,7 @@ HINTS: dict[str, str] = {
     Reason.PLAN_INCOMPATIBLE: "The node has another GPU or the image another TensorRT than said: compare "
     "gpu.product with the node's label, and image.tensorrt with the image's TRT_VERSION.",
     Reason.BATCHING_INVALID: "Change the pool's batching to what the message allows; nothing is built again.",
-    Reason.PODS_FAIL: "kubectl logs -n {namespace} -c triton POD --previous shows Triton's own words.",
+    Reason.PODS_FAIL: "Mend what the message names. {look} tells more.",
     Reason.KEDA_MISSING: "Install KEDA, or write provider: HPA.",
     Reason.NO_TRITON_IMAGE: "Ask whoever runs the operator to add an image to triton.images of its chart, or change "
     "spec.image.tensorrt.",
@@ -63,11 +64,23 @@ HINTS: dict[str, str] = {
 WELL: tuple[str, ...] = (Reason.SERVING, Reason.BUILT)
 
 
-def hint(reason: str, snapshot: Snapshot, job: str = "NAME") -> str:
-    """What to do about a reason."""
+def hint(reason: str, snapshot: Snapshot, job: str = "NAME", message: str = "") -> str:
+    """What to do about a reason, for its Job or the pod that its message names."""
     metadata = snapshot.resource["metadata"]
     text = "" if reason in WELL else HINTS.get(reason, HINTS[Reason.BUILD_FAILED])
-    return text.format(namespace=metadata["namespace"], name=metadata["name"], job=job)
+    look = _look(metadata["namespace"], metadata["name"], message)
+    return text.format(namespace=metadata["namespace"], name=metadata["name"], job=job, look=look)
+
+
+def _look(namespace: str, name: str, message: str) -> str:
+    """The command that shows more of what a message of the operator is about."""
+    found = re.search(r"\bpod (?P<pod>[a-z0-9.-]+)(, (?P<container>[a-z0-9-]+))?: ", message)
+    if found is None:
+        return f"kubectl describe replicasets,pods -n {namespace} -l {names.INSTANCE_LABEL}={name}"
+    if found["container"] is None:
+        return f"kubectl describe pod -n {namespace} {found['pod']}"
+    # Without --previous: that fails before the container has run twice, and these are its last words, too.
+    return f"kubectl logs -n {namespace} {found['pod']} -c {found['container']}"
 
 
 def examine(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
@@ -134,7 +147,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
     since = f", for {_span(_seconds(ready.last_transition_time, now))}"
     job = next((name for name in _jobs_of(status, seen) if name in ready.message), "NAME")
     told = f"{ready.reason}: {ready.message}{since}"
-    todo = hint(ready.reason, snapshot, job)
+    todo = hint(ready.reason, snapshot, job, ready.message)
     if ready.status is api.ConditionStatus.TRUE:
         yield Finding("ready", Outcome.OK, f"{ready.message}{since}")
     elif stalled is not None:
@@ -149,7 +162,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
     degraded = find(status.conditions, DEGRADED)
     if degraded is not None:
         told = f"less than was asked for: {degraded.reason}: {degraded.message}"
-        yield Finding("degraded", Outcome.WARNING, told, hint(degraded.reason, snapshot))
+        yield Finding("degraded", Outcome.WARNING, told, hint(degraded.reason, snapshot, message=degraded.message))
 
 
 def _jobs_of(status: api.Status, seen: Observation) -> list[str]:
@@ -246,7 +259,7 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
     told = f"{state.ready} of {state.wanted} pods are ready; they serve {serves}"
     if state.problem is not None and not (state.complete and state.available >= state.wanted):
         outcome = Outcome.FAILED if state.problem.permanent or state.overdue else Outcome.WARNING
-        todo = NO_NODE if nodes else hint(state.problem.reason, snapshot)
+        todo = NO_NODE if nodes else hint(state.problem.reason, snapshot, message=state.problem.message)
         return Finding(check, outcome, f"{told}. {state.problem.message}" + (f"; {nodes}" if nodes else ""), todo)
     if nodes is not None and not state.ready:
         return Finding(check, Outcome.WARNING, f"{told}; {nodes}", NO_NODE)

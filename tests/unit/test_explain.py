@@ -4,6 +4,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+
 from asr_client.explain import examine
 from asr_client.findings import Finding, Outcome
 from asr_client.snapshot import Snapshot
@@ -47,3 +49,40 @@ def test_a_build_without_failed_pods_is_well() -> None:
     (found,) = told("build", jobs=[job(active=1)])
     assert found.outcome is Outcome.OK
     assert found.message == "Job j builds for 1 min"
+
+
+def deployment() -> Object:
+    labels = {"asr-operator.dev/pool": "cpu"}
+    metadata = {"name": "english-cpu", "labels": labels}
+    return {"metadata": metadata, "spec": {"template": {"metadata": {"annotations": REVISION}, "spec": {}}}}
+
+
+REVISION = {"asr-operator.dev/revision": "r"}
+ERROR = {"terminated": {"exitCode": 1, "message": "no room"}}
+
+
+def pod(**status: object) -> Object:
+    labels = {"asr-operator.dev/pool": "cpu"}
+    return {"metadata": {"name": "english-cpu-x", "labels": labels, "annotations": REVISION}, "status": status}
+
+
+@pytest.mark.parametrize(
+    ("status", "look"),
+    [
+        (
+            {"initContainerStatuses": [container("fetch", ERROR, ready=False)]},
+            "kubectl logs -n speech english-cpu-x -c fetch",
+        ),
+        (
+            {"containerStatuses": [container("triton", {"waiting": {}}, ready=False) | {"lastState": ERROR}]},
+            "kubectl logs -n speech english-cpu-x -c triton",
+        ),
+        (
+            {"containerStatuses": [container("triton", {"waiting": {"reason": "ImagePullBackOff"}}, ready=False)]},
+            "kubectl describe pod -n speech english-cpu-x",
+        ),
+    ],
+)
+def test_pods_that_fail_come_with_the_command_that_shows_their_words(status: Object, look: str) -> None:
+    (found,) = told("pool cpu", deployments=[deployment()], pods=[pod(**status)])
+    assert f" {look} tells more." in found.hint

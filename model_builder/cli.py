@@ -78,6 +78,8 @@ MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 """Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
 
+GATE = "What is published"
+"""Options that have a table of their own in the help: among the others these long names would be cut."""
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
 TerminationLog = Annotated[
     Path | None,
@@ -123,14 +125,16 @@ def build(
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="Runtime of the acoustic model. tensorrt and both need a GPU; see the command plan.",
+            metavar="NAME",
+            help="Runtime of the acoustic model: onnx, tensorrt or both. Plans need a GPU; see the command plan.",
             case_sensitive=False,
         ),
     ] = EngineChoice.onnx,
     precision: Annotated[
         PrecisionChoice | None,
         typer.Option(
-            help="Features, softmax and lengths stay fp32.",
+            metavar="TYPE",
+            help="fp32, fp16 or bf16. Features, softmax and lengths stay fp32.",
             show_default="fp32 for onnx, fp16 for TensorRT plans",
             case_sensitive=False,
         ),
@@ -138,12 +142,18 @@ def build(
     frontend: Annotated[
         FrontendChoice,
         typer.Option(
+            metavar="NAME",
             help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image.",
             case_sensitive=False,
         ),
     ] = FrontendChoice.numpy,
     wire: Annotated[
-        WireChoice, typer.Option(help="Encoding of the audio that clients send.", case_sensitive=False)
+        WireChoice,
+        typer.Option(
+            metavar="TYPE",
+            help="Encoding of the audio that clients send: pcm16, float32 or float64.",
+            case_sensitive=False,
+        ),
     ] = WireChoice.pcm16,
     max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
     max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
@@ -151,14 +161,17 @@ def build(
         str | None,
         typer.Option(
             help="Folder, or s3://bucket/folder, of WAV or FLAC files to check with, and transcripts.json if known.",
+            rich_help_panel=GATE,
             show_default="a set that ships with the package",
         ),
     ] = None,
     max_wer_increase_permille: Annotated[
-        int, typer.Option(help="Reject above this word error rate over the checkpoint's.")
+        int,
+        typer.Option(help="Reject above this word error rate over the checkpoint's.", rich_help_panel=GATE),
     ] = 5,
     min_token_agreement_permille: Annotated[
-        int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")
+        int,
+        typer.Option(help="Reject below this share of tokens like the checkpoint's.", rich_help_panel=GATE),
     ] = 990,
     verify: Verify = False,
     json_log: Json = False,
@@ -230,14 +243,19 @@ def plan(
         Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
     ] = None,
     engine: Annotated[
-        EngineChoice, typer.Option(help="tensorrt, or both engines in one repository.", case_sensitive=False)
+        EngineChoice,
+        typer.Option(metavar="NAME", help="tensorrt, or both engines in one repository.", case_sensitive=False),
     ] = EngineChoice.tensorrt,
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.", case_sensitive=False)
+        PrecisionChoice,
+        typer.Option(
+            metavar="TYPE", help="fp32, fp16 or bf16. Features, softmax and lengths stay fp32.", case_sensitive=False
+        ),
     ] = PrecisionChoice.fp16,
     shape: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="SxB",
             help="Seconds and batch that the plan is built for, such as 15x64; once for each length.",
             show_default="lengths up to the longest audio, batches for the memory of this GPU",
         ),
@@ -262,6 +280,7 @@ def plan(
             "nothing on an H100.",
             min=0,
             max=5,
+            metavar="N",
         ),
     ] = 1,
     serving_tensorrt: Annotated[
@@ -364,7 +383,12 @@ def fetch(
     ] = False,
     size_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="With --shared: bytes that all artifacts there may take.", show_default="its disk's"),
+        typer.Option(
+            min=1,
+            metavar="BYTES",
+            help="With --shared: bytes that all artifacts there may take.",
+            show_default="its disk's",
+        ),
     ] = None,
     json_log: Json = False,
     termination_log: TerminationLog = None,

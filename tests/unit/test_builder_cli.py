@@ -1,8 +1,10 @@
 """The command line of the model builder, before anything is built."""
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import asr_client.cli
 from model_builder.cli import app
 
 PLACES = ("--source", "english.nemo", "--name", "english_stt", "--storage", "file:///store")
@@ -21,3 +23,17 @@ def test_the_case_of_an_engine_does_not_matter() -> None:
 
     assert result.exit_code == 2
     assert "a plan is for tensorrt, or for both" in result.output
+
+
+@pytest.mark.parametrize(
+    ("program", "command"),
+    [
+        *((app, name) for name in ("build", "plan", "fetch", "verify", "inspect", "serve")),
+        *((asr_client.cli.app, name) for name in ("transcribe", "bench", "doctor", "plans")),
+    ],
+)
+def test_help_cuts_no_name_on_a_terminal_of_80_columns(program: typer.Typer, command: str) -> None:
+    result = CliRunner().invoke(program, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
+
+    assert result.exit_code == 0
+    assert "…" not in result.output

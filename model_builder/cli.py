@@ -560,7 +560,9 @@ def serve(
     with _errors_told(None, json_log=json_log):
         log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
         ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
-        reporter.info("Triton starts", version=triton.version(), log=log)
+        version = triton.version()
+        ports.check()
+        reporter.info("Triton starts", version=version, log=log)
         with triton.serve(repository_dir, ports=ports, log=log) as server:
             reporter.info(
                 "ready; stop with Ctrl-C",

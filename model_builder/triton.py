@@ -4,6 +4,7 @@ Inside NVIDIA's image that is `tritonserver` with its own backends. Elsewhere it
 wheel (2.51, CPU) with the Python backend of the wheel and the `onnxruntime` backend of this package.
 """
 
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -19,7 +20,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,21 @@ class Ports:
         finally:
             for item in sockets:
                 item.close()
+
+    def check(self) -> None:
+        """Refuse ports that cannot be listened on, before a server is started in vain.
+
+        Raises:
+            ServerError: One is in use, or twice among these, or not for this user.
+        """
+        with ExitStack() as held:
+            for name, port in (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics)):
+                try:
+                    held.enter_context(socket.create_server((self.host, port)))
+                except (OSError, OverflowError) as error:
+                    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                    why = "is in use" if taken else f"cannot be used ({error})"
+                    raise ServerError(f"port {port} {why}; choose another with --{name}-port") from error
 
     @property
     def grpc_url(self) -> str:

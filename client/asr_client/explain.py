@@ -316,15 +316,25 @@ def _no_node(snapshot: Snapshot, pool: api.Pool) -> str | None:
 
 def _events(snapshot: Snapshot) -> Iterator[Finding]:
     told: dict[str, Object] = {}
+    ready = {pod["metadata"]["name"]: since for pod in snapshot.pods if (since := _ready_since(pod)) is not None}
     for event in snapshot.warnings:
-        if event["involvedObject"]["kind"] == api.KIND:
+        kind, name = event["involvedObject"]["kind"], event["involvedObject"]["name"]
+        if kind == api.KIND:
             continue  # these tell what the conditions say
-        told.setdefault(
-            f"{event['involvedObject']['kind']} {event['involvedObject']['name']}: {event['reason']}", event
-        )
+        if kind == "Pod" and time_of(event) <= ready.get(name, ""):
+            continue  # of its start, which is over
+        told.setdefault(f"{kind} {name}: {event['reason']}", event)
     for name, event in list(told.items())[:SHOWN_EVENTS]:
         message = " ".join(str(event.get("message", "")).split())
         yield Finding("event", Outcome.WARNING, f"{time_of(event)} {name}: {message}")
+
+
+def _ready_since(pod: Object) -> str | None:
+    """When a pod became Ready, as Kubernetes writes times; None if it is not."""
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == "Ready" and condition["status"] == "True":
+            return str(condition.get("lastTransitionTime", ""))
+    return None
 
 
 def _endpoint(snapshot: Snapshot, status: api.Status) -> Iterator[Finding]:

@@ -86,3 +86,21 @@ def pod(**status: object) -> Object:
 def test_pods_that_fail_come_with_the_command_that_shows_their_words(status: Object, look: str) -> None:
     (found,) = told("pool cpu", deployments=[deployment()], pods=[pod(**status)])
     assert f" {look} tells more." in found.hint
+
+
+def warning(at: str) -> Object:
+    about = {"kind": "Pod", "name": "english-cpu-x"}
+    return {"involvedObject": about, "reason": "Unhealthy", "lastTimestamp": at, "message": "refused", "metadata": {}}
+
+
+def test_of_a_ready_pod_only_later_events_are_told() -> None:
+    started = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T11:30:00Z"}
+    pods = [pod(conditions=[started])]
+    assert told("event", pods=pods, warnings=[warning("2026-01-01T11:29:00Z")]) == []
+    (found,) = told("event", pods=pods, warnings=[warning("2026-01-01T11:31:00Z")])
+    assert found.message == "2026-01-01T11:31:00Z Pod english-cpu-x: Unhealthy: refused"
+
+
+def test_events_of_a_pod_that_is_not_ready_are_told() -> None:
+    starts = {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T11:30:00Z"}
+    assert told("event", pods=[pod(conditions=[starts])], warnings=[warning("2026-01-01T11:29:00Z")])

@@ -96,7 +96,6 @@ BUILD = ("model-builder", "build", "--name", "x", "--source", CHECKPOINT, "--wor
         ("kubernetes", BUILD, "builder"),
         ("client", ("model-builder", "serve", "."), "builder"),
         ("", ("asr-operator", "check", MANIFEST), "operator"),
-        ("", ("asr-operator", "crd"), "operator"),
         ("kubernetes", ("asr-operator", "check", MANIFEST), "operator"),
         ("", ("asr", "transcribe", "x.wav"), "client"),
         ("", ("asr", "plans"), "kubernetes"),

@@ -183,7 +183,9 @@ def _serving(
 def _replicas(pool: api.Pool, live: PoolState | None) -> int | None:
     """Pods of a pool; None where an autoscaler sets their number."""
     if pool.autoscaling is not None:
-        return pool.autoscaling.min_replicas if live is None else None
+        # An HPA does not wake a pool that has no pods, KEDA does. Where one is there already, a hand has paused it.
+        asleep = live is not None and not live.wanted and not live.hpa and pool.autoscaling.provider is api.Provider.HPA
+        return pool.autoscaling.min_replicas if live is None or asleep else None
     if pool.replicas is not None:
         return pool.replicas
     return 1 if live is None or live.kept is None else live.kept

@@ -95,6 +95,7 @@ class PoolState:
         overdue: Whether the roll-out has made no progress for too long.
         problem: Of a pod of the newest template.
         yielded: Replicas that it gave up for a plan's build.
+        hpa: Whether it has a HorizontalPodAutoscaler of ours.
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
@@ -114,6 +115,7 @@ class PoolState:
     overdue: bool = False
     problem: Problem | None = None
     yielded: int = 0
+    hpa: bool = False
     kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
@@ -129,13 +131,16 @@ class Observation:
     """By name of the pool, those of pools that are no longer wanted included."""
 
 
-def observe(jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequence[Object]) -> Observation:
+def observe(
+    jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequence[Object], hpas: Iterable[Object] = ()
+) -> Observation:
     """Observe a resource's children.
 
     Args:
         jobs: The Jobs that it owns.
         deployments: The Deployments that it owns.
         pods: The pods of all of them.
+        hpas: The HorizontalPodAutoscalers that it owns; each is called as its Deployment.
     """
     of_jobs: dict[str, list[Object]] = {}
     of_pools: dict[str, list[Object]] = {}
@@ -150,7 +155,11 @@ def observe(jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequenc
         pool_state(deployment, of_pools.get(deployment["metadata"]["labels"][names.POOL_LABEL], []))
         for deployment in deployments
     ]
-    return Observation({state.name: state for state in job_states}, {state.pool: state for state in pool_states})
+    scaled = {hpa["metadata"]["name"] for hpa in hpas}
+    return Observation(
+        {state.name: state for state in job_states},
+        {state.pool: replace(state, hpa=state.name in scaled) for state in pool_states},
+    )
 
 
 def job_state(job: Object, pods: Sequence[Object]) -> JobState:

@@ -126,7 +126,8 @@ class Reconciler:
     def _observe(self, context: Context) -> Observation:
         jobs = self.store.owned(context.uid, "Job")
         pods = self.store.pods_of(context.namespace, context.name, jobs)
-        return observe(jobs, self.store.owned(context.uid, "Deployment"), pods)
+        hpas = self.store.owned(context.uid, "HorizontalPodAutoscaler")
+        return observe(jobs, self.store.owned(context.uid, "Deployment"), pods, hpas)
 
     def _jobs(self, context: Context, actions: JobActions) -> None:
         for state, why in actions.rerun:

@@ -343,6 +343,27 @@ def test_pods_that_an_autoscaler_has_just_asked_for_are_no_degradation_unless_th
     assert told["Degraded"] == ("True", "ReplicasMissing")
 
 
+@pytest.mark.parametrize(
+    ("provider", "state", "written"),
+    [
+        ("HPA", {"wanted": 0}, 2),
+        ("HPA", {"wanted": 0, "hpa": True}, None),
+        ("HPA", {"wanted": 1}, None),
+        ("KEDA", {"wanted": 0}, None),
+    ],
+    ids=["no pods", "paused by hand", "pods", "KEDA wakes it"],
+)
+def test_only_a_pool_that_nothing_would_wake_gets_its_fewest_pods_from_the_operator(
+    provider: str, state: Object, written: int | None
+) -> None:
+    scaling = {"minReplicas": 2, "maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": provider}
+    resource = with_pools({"name": "cpu", "autoscaling": scaling})
+    seen = seen_with(cpu=pool_state("cpu", **state))
+    (decision,) = decide.decide(context(resource), onnx_known(resource), seen).pools
+    assert decision.serving is not None
+    assert decision.serving.replicas == written
+
+
 def live(generation: int, revision: str, replicas: int = 1) -> Object:
     """A Deployment that was rolled out whole in its first generation."""
     return {

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
@@ -74,9 +75,7 @@ def reduce(
         observed_generation=generation,
         conditions=merge(previous.conditions, findings, generation=generation, now=now),
         engine=_engines(states),
-        replicas=sum(state.replicas for state in seen.pools.values()),
-        ready_replicas=sum(state.ready for state in seen.pools.values()),
-        ready=f"{sum(state.ready for state in seen.pools.values())}/{wanted}",
+        **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
         endpoints=services.endpoints(context),
@@ -84,20 +83,32 @@ def reduce(
     )
 
 
-def stalled(previous: api.Status, reason: str, message: str, *, generation: int, now: datetime) -> api.Status:
-    """The status of a resource that nothing can be rendered of; what served before goes on."""
-    kept = [
-        Finding(item.type, item.status, item.reason, item.message)
-        for item in previous.conditions
-        if item.type in {BUILT, SERVING}
-    ]
+def stalled(
+    previous: api.Status, reason: str, message: str, *, seen: Observation, generation: int, now: datetime
+) -> api.Status:
+    """The status of a resource that nothing can be rendered of; what served before goes on, and is still looked at."""
+    states = seen.pools.values()
+    wanted = sum(state.wanted for state in states)
+    built = find(previous.conditions, BUILT)
     findings = [
         Finding.of(READY, False, reason, message),
         Finding.of(STALLED, True, reason, message),
-        *kept,
+        *([Finding(BUILT, built.status, built.reason, built.message)] if built is not None else []),
+        # Where no Deployment is, nothing is scaled to 0: pods are missing.
+        _serving(sum(state.available for state in states), wanted if seen.pools else 1),
     ]
-    conditions = merge(previous.conditions, findings, generation=generation, now=now)
-    return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    pools = [
+        item.model_copy(update=_counts(state)) if (state := seen.pools.get(item.name)) is not None else item
+        for item in previous.pools
+    ]
+    return previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": merge(previous.conditions, findings, generation=generation, now=now),
+            "pools": pools,
+            **_sums(seen, wanted),
+        }
+    )
 
 
 def hindered(previous: api.Status, message: str, *, generation: int, now: datetime) -> api.Status:
@@ -254,6 +265,16 @@ def _kept(decision: Decision, seen: Observation, previous: api.Status) -> list[a
     return sorted((kept | wanted).values(), key=lambda item: item.build)
 
 
+def _sums(seen: Observation, wanted: int) -> dict[str, Any]:
+    ready = sum(state.ready for state in seen.pools.values())
+    replicas = sum(state.replicas for state in seen.pools.values())
+    return {"replicas": replicas, "ready_replicas": ready, "ready": f"{ready}/{wanted}"}
+
+
+def _counts(state: PoolState) -> dict[str, int]:
+    return {"replicas": state.replicas, "ready_replicas": state.ready, "updated_replicas": state.updated}
+
+
 def _pool(item: PoolDecision, state: PoolState | None, context: Context) -> api.PoolStatus:
     name = names.deployment(context.name, item.pool.name)
     serving = item.serving.artifact if item.serving is not None else None
@@ -266,7 +287,5 @@ def _pool(item: PoolDecision, state: PoolState | None, context: Context) -> api.
         engine=state.artifact.engine if state.artifact else None,
         active=state.active,
         target=target.uri if target else None,
-        replicas=state.replicas,
-        ready_replicas=state.ready,
-        updated_replicas=state.updated,
+        **_counts(state),
     )

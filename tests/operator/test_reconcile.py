@@ -288,6 +288,24 @@ def test_what_the_api_server_refuses_is_told_in_its_words(api: ApiServer, acting
 
 
 @pytest.mark.usefixtures("running")
+def test_pods_that_go_while_the_resource_is_stalled_are_told(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    api.apply(manifest(acting.namespace, image={"tensorrt": "9.9"}))
+    acting.until("Stalled", ("True", "NoTritonImage"))
+    assert acting.condition("Serving") == ("True", "Serving")
+    assert acting.status()["ready"] == "1/1"
+    (pod,) = acting.servers("cpu", 1)
+    api.kubectl("delete", "pod", pod["metadata"]["name"], "-n", acting.namespace, "--force", "--grace-period=0")
+    acting.until("Serving", ("False", "ReplicasMissing"))
+    status = acting.status()
+    assert status["ready"] == "0/1"
+    assert status["pools"][0]["readyReplicas"] == status["readyReplicas"] == 0
+    assert acting.condition("Stalled") == ("True", "NoTritonImage")
+    assert acting.condition("Built") == ("True", "Built")
+
+
+@pytest.mark.usefixtures("running")
 def test_a_pool_that_keda_is_to_scale_is_told_that_there_is_none(api: ApiServer, acting: Acting) -> None:
     scaling = {"maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": "KEDA"}
     api.apply(manifest(acting.namespace, pools=[{"name": "cpu", "autoscaling": scaling}]))

@@ -391,6 +391,21 @@ def test_another_number_of_replicas_is_no_roll_out(deployment: Object, *, comple
     assert observed_pool(deployment, [pod]).complete == complete
 
 
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (seen_with(cpu=pool_state("cpu", wanted=2)), ("True", "Serving")),
+        (seen_with(cpu=pool_state("cpu", ready=0, available=0)), ("False", "ReplicasMissing")),
+        (seen_with(cpu=pool_state("cpu", wanted=0, ready=0, available=0)), ("False", "ScaledToZero")),
+        (Observation(), ("False", "ReplicasMissing")),
+    ],
+    ids=["pods", "no pod answers", "scaled to 0", "no Deployment"],
+)
+def test_whether_a_stalled_resource_serves_is_as_observed(seen: Observation, expected: tuple[str, str]) -> None:
+    new = status.stalled(api.Status(), "InvalidSpec", "x", seen=seen, generation=2, now=NOW)
+    assert {item.type: (item.status.value, item.reason) for item in new.conditions}["Serving"] == expected
+
+
 def test_what_is_scaled_to_zero_is_not_ready_and_says_so() -> None:
     resource = with_pools({"name": "cpu", "replicas": 0})
     state = pool_state("cpu", wanted=0, replicas=0, updated=0, ready=0, available=0)

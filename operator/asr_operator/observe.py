@@ -38,6 +38,7 @@ class JobState:
         build: What it builds.
         phase: Whether it runs.
         owners: Uids of the resources that want it.
+        created: When it was made.
         ended: When it succeeded or failed.
         result: What it published; None while it runs, and when its pod is gone.
         failure: Why it failed.
@@ -51,6 +52,7 @@ class JobState:
     build: str
     phase: Phase
     owners: frozenset[str]
+    created: datetime | None = None
     ended: datetime | None = None
     result: api.Artifact | None = None
     failure: api.Failure | None = None
@@ -93,7 +95,7 @@ class PoolState:
         observed: Whether its controller has seen the newest template.
         complete: Whether the newest template has been rolled out whole.
         overdue: Whether the roll-out has made no progress for too long.
-        problem: Of a pod of the newest template.
+        problem: Of a pod of the newest template, else why pods cannot be created.
         yielded: Replicas that it gave up for a plan's build.
         hpa: Whether it has a HorizontalPodAutoscaler of ours.
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
@@ -172,6 +174,7 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         build=metadata["labels"][names.BUILD_LABEL],
         phase=Phase.RUNNING,
         owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
+        created=time_of(metadata.get("creationTimestamp")),
         pod=bool(pods),
     )
     newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
@@ -296,7 +299,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         and replicas == updated
         and (progressing.get("reason") == "NewReplicaSetAvailable" or wanted == 0),
         overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",
-        problem=next((found for found in map(_problem, newest) if found is not None), None),
+        problem=next((found for found in map(_problem, newest) if found is not None), None) or _refused(status),
         yielded=int(metadata.get("annotations", {}).get(names.YIELDED_ANNOTATION, "0")),
         kept=_kept(metadata.get("annotations", {}), wanted),
         fetch_image=next(
@@ -309,6 +312,14 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         ),
         revision=revision,
     )
+
+
+def _refused(status: Object) -> Problem | None:
+    """Why pods cannot be created: quota, no service account, Pod Security, a webhook."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return Problem(Reason.PODS_FAIL, f"no pod can be created: {condition.get('message', '')}")
+    return None
 
 
 def _served(annotations: Mapping[str, str]) -> api.Artifact | None:

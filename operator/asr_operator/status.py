@@ -2,13 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, find, merge
-from asr_operator.decide import Decision, Need, PoolDecision
+from asr_operator.decide import Decision, Need, PoolDecision, pod_due
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, PoolState
 from asr_operator.render import services
@@ -51,7 +51,7 @@ def reduce(
         surplus: Deployments of former pools that still serve.
         now: The time.
     """
-    build_cause = _build_cause(decision)
+    build_cause = _build_cause(decision, now)
     causes = [cause for item in decision.pools if (cause := _pool_cause(item, seen, build_cause))]
     if surplus:
         causes.append(Cause(Reason.ROLLING_OUT, f"{', '.join(sorted(surplus))} of former pools still serve"))
@@ -126,13 +126,13 @@ def hindered(previous: api.Status, message: str, *, generation: int, now: dateti
     return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def _build_cause(decision: Decision) -> Cause | None:
+def _build_cause(decision: Decision, now: datetime) -> Cause | None:
     """The first build that is not there: why."""
     missing = decision.missing
     failed = next((need for need in missing if need.failure and not need.failure.transient), None)
     if failed is not None:
         return _failed(failed)
-    return _building(missing[0]) if missing else None
+    return _building(missing[0], now) if missing else None
 
 
 def _failed(need: Need) -> Cause:
@@ -145,7 +145,7 @@ def _failed(need: Need) -> Cause:
     )
 
 
-def _building(need: Need) -> Cause:
+def _building(need: Need, now: datetime) -> Cause:
     job = need.job
     name = need.build.job_name
     if job is not None and job.failure is not None:
@@ -155,6 +155,8 @@ def _building(need: Need) -> Cause:
     if job is not None and job.waiting is not None:
         lacks_gpu = job.unschedulable and need.build.engine is api.Engine.TENSORRT
         return Cause(Reason.INSUFFICIENT_GPU if lacks_gpu else Reason.BUILDING, f"Job {name} waits: {job.waiting}")
+    if pod_due(job, now) == timedelta():
+        return Cause(Reason.BUILDING, f"Job {name} has no pod: kubectl describe job {name} tells why")
     return Cause(
         Reason.BUILDING, f"Job {name} builds {'the plan' if need.build.engine is api.Engine.TENSORRT else 'the model'}"
     )

@@ -406,6 +406,19 @@ def test_whether_a_stalled_resource_serves_is_as_observed(seen: Observation, exp
     assert {item.type: (item.status.value, item.reason) for item in new.conditions}["Serving"] == expected
 
 
+def test_that_pods_cannot_be_created_is_told_in_the_api_servers_words() -> None:
+    deployment = live(1, "old", replicas=2)
+    told = 'pods "english-cpu-1" is forbidden: exceeded quota'
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": told}
+    deployment["status"]["conditions"].append(failure)
+    problem = observed_pool(deployment, []).problem
+    assert problem is not None
+    assert problem.reason is Reason.PODS_FAIL
+    assert told in problem.message
+    failure["status"] = "False"
+    assert observed_pool(deployment, []).problem is None
+
+
 def test_what_is_scaled_to_zero_is_not_ready_and_says_so() -> None:
     resource = with_pools({"name": "cpu", "replicas": 0})
     state = pool_state("cpu", wanted=0, replicas=0, updated=0, ready=0, available=0)
@@ -452,6 +465,24 @@ def test_a_transient_failure_is_run_again_after_a_while_and_not_before() -> None
 def test_a_permanent_failure_is_left_for_the_user() -> None:
     found = actions(CPU, state_of(Phase.FAILED, failure=failure(transient=False)), after=1e9)
     assert (found.ensure, found.rerun, found.release, found.again) == ((), (), (), None)
+
+
+@pytest.mark.parametrize(
+    ("pod", "after", "again", "told"),
+    [(False, 10, timedelta(seconds=20), False), (False, 31, None, True), (True, 31, None, False)],
+)
+def test_a_build_that_gets_no_pod_is_looked_at_again_and_told(
+    after: float, again: timedelta | None, *, pod: bool, told: bool
+) -> None:
+    running = state_of(Phase.RUNNING, created=NOW, pod=pod)
+    assert actions(CPU, running, after=after).again == again
+    found = context(CPU)
+    job = running(jobs.onnx(found))
+    seen = Observation({job.name: job}, {})
+    decision = decide.decide(found, {}, seen)
+    now = NOW + timedelta(seconds=after)
+    new = status.reduce(found, decision, seen, api.Status(), generation=1, now=now)
+    assert (f"kubectl describe job {job.name}" in new.conditions[0].message) == told
 
 
 def test_a_job_whose_pod_is_gone_with_its_message_is_run_again() -> None:

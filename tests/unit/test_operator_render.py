@@ -99,6 +99,19 @@ def test_pods_keep_to_the_restricted_standard_and_get_no_token(body: Object) -> 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
 @given(resources)
+def test_a_quota_on_cpu_or_memory_lets_in_pods_of_pools_that_say_what_they_take(body: Object) -> None:
+    found = context(body)
+    wanted = {names.deployment(found.name, pool.name): pool.resources.as_json() for pool in found.spec.pools}
+    for child in children(found):
+        if child["kind"] == "Deployment":
+            pod = child["spec"]["template"]["spec"]
+            for container in [*pod["initContainers"], *pod["containers"]]:
+                for kind, amounts in wanted[child["metadata"]["name"]].items():
+                    assert amounts.items() <= container.get("resources", {}).get(kind, {}).items()
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(resources)
 def test_replicas_are_not_written_where_an_autoscaler_owns_them_but_for_the_first_ones(body: Object) -> None:
     found = context(body)
     scaled = {

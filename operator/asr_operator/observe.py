@@ -219,6 +219,16 @@ def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
             message="the build took longer than spec.build.deadlineSeconds, waiting for a node included",
             transient=False,
         )
+    pod_status = pod.get("status", {}) if pod is not None else {}
+    # By the kubelet, for what the pod took itself: other evictions do not count as a failure of the Job.
+    if pod_status.get("reason") == "Evicted":
+        return api.Failure(
+            job=job,
+            reason=Reason.BUILD_FAILED,
+            message="the build took more than spec.build.scratch or spec.build.resources lets it: "
+            f"{pod_status.get('message', '')[:1000]}",
+            transient=False,
+        )
     for ended in _terminated(pod, names.BUILD_CONTAINER) if pod is not None else ():
         code, message = ended.get("exitCode"), ended.get("message", "")
         if ended.get("reason") == "OOMKilled" or code == OUT_OF_MEMORY_CODE:

@@ -132,7 +132,7 @@ def test_times_of_conditions_change_with_their_status_alone() -> None:
     assert news(third, third) == []
 
 
-def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
+def ended_job(code: int, message: str, *, reason: str = "Error", evicted: str = "") -> JobState:
     job = {
         "metadata": {"name": "j", "uid": "j", "labels": {names.BUILD_LABEL: "onnx-1"}},
         "status": {
@@ -146,10 +146,12 @@ def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
         },
     }
     terminated = {"exitCode": code, "reason": reason, "message": message}
-    pod = {
+    pod: Object = {
         "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "status": {"containerStatuses": [{"name": "build", "state": {"terminated": terminated}}]},
     }
+    if evicted:
+        pod["status"] |= {"reason": "Evicted", "message": evicted}
     return job_state(job, [pod])
 
 
@@ -183,6 +185,18 @@ def test_a_failure_is_told_in_the_builders_words_or_by_its_exit_code(
     failure = ended_job(code, message).failure
     assert failure is not None
     assert (failure.reason, failure.transient) == (reason, transient)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(137, ""), (143, '{"reason": "Interrupted", "message": "interrupted", "transient": true}')],
+)
+def test_a_build_that_outgrew_its_room_is_told_as_that_and_not_run_again(code: int, message: str) -> None:
+    told = 'Usage of EmptyDir volume "work" exceeds the limit "20Gi".'
+    failure = ended_job(code, message, evicted=told).failure
+    assert failure is not None
+    assert told in failure.message
+    assert (failure.reason, failure.transient) == ("BuildFailed", False)
 
 
 # Deciding and telling.

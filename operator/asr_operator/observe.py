@@ -1,6 +1,7 @@
 """From live objects to what matters of them. Pure; only this module knows the status fields of Kubernetes."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -240,9 +241,11 @@ def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
             )
         try:
             told = json.loads(message)
+            reason = str(told["reason"])[:100]
             return api.Failure(
                 job=job,
-                reason=str(told["reason"])[:100],
+                # A builder that is not ours may say what is no word.
+                reason=reason if re.fullmatch(api.REASON, reason) else Reason.BUILD_FAILED,
                 message=str(told["message"])[:4000],
                 transient=bool(told.get("transient")),
             )

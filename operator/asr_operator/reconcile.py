@@ -58,11 +58,8 @@ class Reconciler:
             return None  # the garbage collector takes the children
         previous = _previous(body)
         try:
-            resource = api.parse(body)
-            context = Context.of(body, resource.spec, self.settings)
+            context = Context.of(body, _spec(body), self.settings)
             new, again = self._bring(context, body, previous)
-        except ValidationError as error:
-            new, again = self._stalled(body, previous, Reason.INVALID_SPEC, _first(error)), None
         except StalledError as error:
             new, again = self._stalled(body, previous, error.reason, error.message), STALLED_SECONDS
         self._tell(body, previous, new)
@@ -230,6 +227,15 @@ def _previous(body: Object) -> api.Status:
         return api.Status()
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+def _spec(body: Object) -> api.Spec:
+    """What is wanted.
+
+    Raises:
+        StalledError: It is of a version with other rules.
+    """
+    try:
+        return api.parse(body).spec
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in found["loc"])
+        raise StalledError(Reason.INVALID_SPEC, f"{path}: {found['msg']}") from error

@@ -173,6 +173,7 @@ def test_a_message_that_cannot_be_read_is_no_result(message: str) -> None:
     [
         (20, '{"reason": "Rejected", "message": "WER", "transient": false}', "Rejected", False),
         (30, '{"reason": "StorageUnavailable", "message": "down", "transient": true}', "StorageUnavailable", True),
+        (20, '{"reason": "WER too high", "message": "WER", "transient": false}', "BuildFailed", False),
         (30, "torn {", "StorageUnavailable", True),
         (137, "", "OutOfMemory", False),
         (1, "Traceback", "BuildFailed", False),

@@ -159,6 +159,18 @@ def test_a_rejected_build_stalls_with_the_builders_words(api: ApiServer, acting:
 
 
 @pytest.mark.usefixtures("running")
+def test_a_long_message_in_any_language_has_its_event(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    acting.end(acting.job("onnx"), 20, {"reason": "Rejected", "message": "ж" * 900, "transient": False})
+    acting.until("Stalled", ("True", "Rejected"))
+    notes = until(
+        lambda: [item["note"] for item in acting.find("events.events.k8s.io") if item["reason"] == "Rejected"],
+        "the event",
+    )
+    assert notes[0].startswith("ж" * 500)
+
+
+@pytest.mark.usefixtures("running")
 def test_a_build_that_storage_failed_is_run_again(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     first = acting.job("onnx")

@@ -705,7 +705,7 @@ class Service(ApiModel):
     """Implementation of the load balancer."""
     tls_secret_ref: LocalRef | None = None
     """Secret of type kubernetes.io/tls. Then gRPC is served with TLS alone, and plain HTTP is not offered to clients.
-    Pods restart to take up a renewed certificate."""
+    Pods take up a renewed certificate when they start: kubectl rollout restart deployment NAME-POOL."""
 
 
 class NetworkPolicy(ApiModel):

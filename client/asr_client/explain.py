@@ -45,8 +45,7 @@ HINTS: dict[str, str] = {
     Reason.PLAN_INCOMPATIBLE: "The node has another GPU or the image another TensorRT than said: compare "
     "gpu.product with the node's label, and image.tensorrt with the image's TRT_VERSION.",
     Reason.BATCHING_INVALID: "Change the pool's batching to what the message allows; nothing is built again.",
-    Reason.PODS_FAIL: "If pods cannot be created, change what the message names. Else kubectl logs -n {namespace} -c "
-    "triton POD --previous shows Triton's own words.",
+    Reason.PODS_FAIL: "kubectl logs -n {namespace} -c triton POD --previous shows Triton's own words.",
     Reason.KEDA_MISSING: "Install KEDA, or write provider: HPA.",
     Reason.NO_TRITON_IMAGE: "Ask whoever runs the operator to add an image to triton.images of its chart, or change "
     "spec.image.tensorrt.",

@@ -206,7 +206,11 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     checkpoint.release()
     gated = stage(
         "gate",
-        {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(heard)},
+        {
+            "repository": content_digest(artifact_store.describe(folder)),
+            "heard": sha256_of(heard),
+            "recipe": recipe.model_dump(mode="json"),
+        },
         [],
         lambda: gate.run(
             folder, audio, check.load(heard), recipe=recipe, log=options.work / "triton.log", reporter=reporter

@@ -175,7 +175,13 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     )
     stage(
         "frontend",
-        {"acoustic": sha256_of(acoustic), "precision": recipe.precision, "frontend": recipe.frontend},
+        {
+            "acoustic": sha256_of(acoustic),
+            "checkpoint": fetched.sha256,  # its window and mel bank
+            "precision": recipe.precision,
+            "frontend": recipe.frontend,
+            "wire": recipe.wire,
+        },
         [mel, model],
         lambda: frontend.run(checkpoint(), acoustic, mel, model, recipe=recipe, reporter=reporter),
     )

@@ -88,6 +88,14 @@ def test_what_is_accepted_decides_anew_whether_a_build_passes(builder: Builder, 
     assert not second.report["stages"]["gate"].get("reused")
 
 
+def test_another_encoding_of_the_audio_makes_the_mel_graph_anew(builder: Builder, demo_checkpoint: Path) -> None:
+    options = ("--max-batch-size", "12")
+    builder.build("encodings", *options, source=demo_checkpoint)
+    second = builder.build("encodings", *options, "--wire", "float32", source=demo_checkpoint)
+    assert second.report["stages"]["export"].get("reused")
+    assert not second.report["stages"]["frontend"].get("reused")
+
+
 def test_an_intermediate_file_that_was_altered_is_made_again(builder: Builder, demo_checkpoint: Path) -> None:
     options = ("--max-batch-size", "16")
     first = builder.build("altered", *options, source=demo_checkpoint)

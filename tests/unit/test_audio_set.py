@@ -22,6 +22,17 @@ def test_the_set_that_ships_is_sound_and_has_its_texts() -> None:
     assert shipped.texts is not None
 
 
+def test_of_the_set_that_ships_what_is_too_long_to_be_served_is_left_out() -> None:
+    shipped = audio_set.load(audio_set.SHIPPED, max_seconds=20)
+    assert len(shipped.utterances) == 19
+    assert max(utterance.seconds for utterance in shipped.utterances) <= 20
+
+
+def test_where_all_of_the_set_that_ships_is_too_long_own_audio_is_asked_for() -> None:
+    with pytest.raises(CheckAudioError, match="ships is at most 1 s long; give your own"):
+        audio_set.load(audio_set.SHIPPED, max_seconds=1)
+
+
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
     write(tmp_path, "a.wav", 1, rate=8_000)
     assert audio_set.load(tmp_path, max_seconds=40).utterances[0].signal.size == 16_000

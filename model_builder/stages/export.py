@@ -23,6 +23,9 @@ def run(
         vocabulary: The JSON file of the vocabulary.
         max_seconds: Longest audio; sizes the table of positions.
         reporter: Told of the progress.
+
+    Raises:
+        UnsupportedCheckpointError: Its weights are more than one ONNX file can hold.
     """
     import torch  # noqa: PLC0415
 

@@ -515,7 +515,7 @@ def _show(rows: dict[str, Any], *, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for key, value in rows.items():
         table.add_row(key, str(value))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()

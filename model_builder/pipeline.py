@@ -259,7 +259,7 @@ class Resumable:
             entry.update(result)
             if reused:
                 entry["reused"] = True
-                self.reporter.info(f"[dim]=[/] {name:<12} unchanged since an earlier run")
+                self.reporter.info(f"= {name:<12} unchanged since an earlier run")
         return result
 
 

@@ -71,6 +71,11 @@ class Report:
         except OSError as error:
             raise WorkFolderError(f"cannot write {self.path}: {error}") from error
 
+    def failed(self, reason: str, message: str) -> None:
+        """Say why nothing was published."""
+        self.content |= {"status": "failed", "reason": reason, "message": message}
+        self.write()
+
     def page(self) -> None:
         """Write the report for people beside it, where matplotlib is there to draw it."""
         if importlib.util.find_spec("matplotlib") is None:
@@ -124,12 +129,16 @@ def reported(work: Path) -> Iterator[Report]:
         try:
             yield report
         except BuilderError as error:
-            report.content |= {"status": "failed", "reason": error.reason, "message": str(error)}
-            report.write()
+            report.failed(error.reason, str(error))
             raise
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
-            raise WorkFolderError(f"cannot write below {work}: {error}") from error
+            told = WorkFolderError(f"cannot write below {work}: {error}")
+            report.failed(told.reason, str(told))
+            raise told from error
+        except Exception as error:
+            report.failed(BuilderError.reason, f"{type(error).__name__}: {error}")
+            raise
         except (KeyboardInterrupt, SystemExit):
             report.content |= {"status": "interrupted", "message": "the next run continues", "reason": "Interrupted"}
             report.write()

@@ -47,6 +47,8 @@ class Store:
 
     def put(self, kind: str, body: Object) -> bool:
         """Keep an object, unless this version of it or a newer one is here; returns whether it is news."""
+        if _of_keda(kind, body):
+            return False
         key, uid, version = key_of(body), _uid(body), _version(body)
         with self._lock:
             if uid in self._ended:
@@ -147,6 +149,14 @@ def trimmed(body: Object) -> Object:
     if body.get("kind") == "Pod":
         kept.pop("spec", None)
     return kept
+
+
+def _of_keda(kind: str, body: Object) -> bool:
+    """Whether this autoscaler is one that KEDA has made: it gives them the labels of our ScaledObjects, ours too."""
+    owners = body["metadata"].get("ownerReferences", ())
+    return kind == "HorizontalPodAutoscaler" and any(
+        owner.get("controller") and owner["kind"] != api.KIND for owner in owners
+    )
 
 
 def _read(kept: Kept) -> Object:

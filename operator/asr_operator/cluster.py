@@ -194,15 +194,19 @@ class Cluster:
 
         Raises:
             StalledError: It belongs to somebody else, or the API server refuses it.
-            TransientError: The API server cannot be asked now.
+            TransientError: The API server cannot be asked now, or a Deployment was not seen before.
         """
         kind, key = KINDS[wanted["kind"]], key_of(wanted)
         intent = names.digest(wanted, 32)
         live = self.store.get(kind.name, key)
-        if live is None:
+        unseen = live is None
+        if unseen:
             live = self._unseen(kind, key)
         if live is not None:
             self._check_owner(live, uid)
+            # What was decided without its number of replicas must not set it.
+            if unseen and kind.name == "Deployment" and self.store.put(kind.name, live):
+                raise TransientError(f"Deployment {key[1]} was not seen before: its label was lost")
             version = live["metadata"].get("resourceVersion", "")
             if self._settled.get((kind.name, key)) == (intent, version):
                 return live

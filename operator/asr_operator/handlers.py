@@ -12,7 +12,7 @@ from asr_operator import metrics, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.api.base import GROUP
 from asr_operator.cluster import KINDS, Cluster
-from asr_operator.errors import TransientError
+from asr_operator.errors import OperatorError, TransientError
 from asr_operator.fleet import Fleet
 from asr_operator.queue import KeyedQueue
 from asr_operator.reconcile import Reconciler
@@ -70,7 +70,7 @@ class Operator:
             try:
                 await self._sync()
                 break
-            except TransientError as error:
+            except OperatorError as error:
                 if delay is None:
                     raise
                 LOG.warning("%s; tried again in %.0f s", error, delay)
@@ -155,7 +155,7 @@ class Operator:
             await asyncio.sleep(self.settings.resync_seconds)
             try:
                 await self._sync()
-            except TransientError as error:
+            except OperatorError as error:
                 LOG.warning("%s; tried again in %d s", error, self.settings.resync_seconds)
 
     async def _look_for_kinds(self) -> None:
@@ -165,7 +165,7 @@ class Operator:
             try:
                 if await asyncio.to_thread(self.cluster.look_for_kinds):
                     await self._sync()
-            except TransientError as error:
+            except OperatorError as error:
                 LOG.warning("%s; tried again in %d s", error, KINDS_SECONDS)
 
 

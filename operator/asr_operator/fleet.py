@@ -147,7 +147,7 @@ def _pools(deployments: Iterable[Object], autoscalers: Iterable[Object]) -> Iter
 
 
 def _pool_of(body: Object) -> tuple[str, str, str]:
-    labels = body["metadata"]["labels"]
+    labels = body["metadata"].get("labels", {})
     return body["metadata"]["namespace"], labels.get(names.INSTANCE_LABEL, ""), labels.get(names.POOL_LABEL, "")
 
 

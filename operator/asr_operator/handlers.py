@@ -12,7 +12,7 @@ from asr_operator import metrics, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.api.base import GROUP
 from asr_operator.cluster import KINDS, Cluster
-from asr_operator.errors import OperatorError, TransientError
+from asr_operator.errors import OperatorError
 from asr_operator.fleet import Fleet
 from asr_operator.queue import KeyedQueue
 from asr_operator.reconcile import Reconciler
@@ -126,9 +126,9 @@ class Operator:
         started = time.monotonic()
         try:
             again = await asyncio.wait_for(asyncio.to_thread(self.reconciler.reconcile, key), RECONCILE_SECONDS)
-        except TransientError as error:
+        except Exception as error:
             if self.queue.failures(key) >= UNTOLD_FAILURES:
-                await asyncio.to_thread(self.reconciler.hindered, key, f"{error}; it is tried again")
+                await asyncio.to_thread(self.reconciler.hindered, key, error)
             raise
         finally:
             metrics.DURATION.observe(time.monotonic() - started)
@@ -138,7 +138,7 @@ class Operator:
     def _failed(self, key: Key, error: Exception) -> None:
         metrics.RECONCILES.labels("error").inc()
         metrics.ERRORS.labels(type(error).__name__).inc()
-        if isinstance(error, TransientError):
+        if isinstance(error, OperatorError):
             LOG.warning("%s/%s: %s; tried again", *key, error)
         else:
             LOG.error("%s/%s: an error in the operator; tried again", *key, exc_info=error)

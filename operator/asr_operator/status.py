@@ -100,9 +100,8 @@ def stalled(previous: api.Status, reason: str, message: str, *, generation: int,
     return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def hindered(previous: api.Status, message: str, *, generation: int, now: datetime) -> api.Status:
-    """The status of a resource that the API server keeps from getting on; it may be Ready all the same."""
-    reason = Reason.API_SERVER_ERROR
+def hindered(previous: api.Status, reason: str, message: str, *, generation: int, now: datetime) -> api.Status:
+    """The status of a resource that something keeps from getting on; it may be Ready all the same."""
     ready = find(previous.conditions, READY)
     serves = ready is not None and ready.status is api.ConditionStatus.TRUE and ready.observed_generation == generation
     kept = {BUILT, SERVING, DEGRADED} | ({READY} if serves else set())

@@ -54,18 +54,20 @@ def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
         assert len(refusals.refused) == 3
 
 
-def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
-    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("code", "reason"), [(500, "ApiServerError"), (200, "OperatorError")])
+def test_a_change_that_fails_again_and_again_is_told_until_it_succeeds(
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path, *, code: int, reason: str
 ) -> None:
+    """An answer with 200 that is not the object is one that the operator is not made for."""
     with (
         refusing(alone, tmp_path) as refusals,
         running(Operator(alone, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting_alone.namespace])),
     ):
         refusals.only = "/jobs/"
-        refusals.codes += [500] * 4
+        refusals.codes += [code] * 4
         alone.apply(manifest(acting_alone.namespace))
-        acting_alone.until("Reconciling", ("True", "ApiServerError"), seconds=60)
-        assert acting_alone.condition("Ready") == ("False", "ApiServerError")
+        acting_alone.until("Reconciling", ("True", reason), seconds=60)
+        assert acting_alone.condition("Ready") == ("False", reason)
         served(acting_alone)
         assert acting_alone.condition("Reconciling") is None
 

@@ -68,7 +68,7 @@ def test_a_pool_that_becomes_autoscaled_keeps_its_pods(api: ApiServer, acting: A
 
 
 @pytest.mark.usefixtures("running")
-@pytest.mark.parametrize("change", ["app.kubernetes.io/managed-by=Helm"])
+@pytest.mark.parametrize("change", ["app.kubernetes.io/managed-by=Helm", "asr-operator.dev/pool-"])
 def test_an_autoscaled_pool_that_loses_a_label_gets_it_back_and_keeps_its_pods(
     api: ApiServer, acting: Acting, change: str
 ) -> None:

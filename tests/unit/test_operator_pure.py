@@ -148,7 +148,8 @@ def test_times_of_conditions_change_with_their_status_alone() -> None:
 
 def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
     job = {
-        "metadata": {"name": "j", "uid": "j", "labels": {names.BUILD_LABEL: "onnx-1"}},
+        "metadata": {"name": "j", "uid": "j"},
+        "spec": {"template": {"metadata": {"labels": {names.BUILD_LABEL: "onnx-1"}}}},
         "status": {
             "conditions": [
                 {

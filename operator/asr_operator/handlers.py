@@ -20,7 +20,8 @@ from asr_operator.settings import Settings
 from asr_operator.store import Key, Store
 
 LOG = logging.getLogger(__name__)
-RECONCILE_SECONDS = 120.0
+HUNG_SECONDS = 240.0
+"""A pass that takes longer hangs, though each of its requests has its time: no thread can be ended from outside."""
 DRAIN_SECONDS = 20.0
 CHUNK = 50
 """Objects of one answer to kopf's listings: all kinds are listed at once, and a parsed object takes 60 KB."""
@@ -53,7 +54,8 @@ class Operator:
         kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
-        kopf.on.probe(registry=registry, id="resources")(self.resources)
+        # Permanent: kopf would ask again after a minute, and /healthz would not answer until then.
+        kopf.on.probe(registry=registry, id="resources", errors=kopf.ErrorsMode.PERMANENT)(self.resources)
         for kind in KINDS.values():
             group, _, version = kind.group.rpartition("/")
             kopf.on.event(group, version, kind.plural, registry=registry, id=f"see-{kind.plural}", param=kind.name)(
@@ -115,7 +117,7 @@ class Operator:
         """
         if any(task.done() for task in self._tasks):
             raise RuntimeError("the workers have ended")
-        if self.queue.longest_running > 2 * RECONCILE_SECONDS:
+        if self.queue.longest_running > HUNG_SECONDS:
             raise RuntimeError("a pass over one resource hangs")
         return {
             "waiting": float(self.queue.depth),
@@ -125,7 +127,7 @@ class Operator:
     async def _work(self, key: Key) -> float | None:
         started = time.monotonic()
         try:
-            again = await asyncio.wait_for(asyncio.to_thread(self.reconciler.reconcile, key), RECONCILE_SECONDS)
+            again = await asyncio.to_thread(self.reconciler.reconcile, key)
         except Exception as error:
             if self.queue.failures(key) >= UNTOLD_FAILURES:
                 await asyncio.to_thread(self.reconciler.hindered, key, error)

@@ -309,12 +309,6 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     )
 
 
-def _pool_of(deployment: Object) -> str | None:
-    """Its pool: by its selector, which nobody can change; None if it is no Deployment of ours."""
-    pool: str | None = deployment["spec"].get("selector", {}).get("matchLabels", {}).get(names.POOL_LABEL)
-    return pool
-
-
 def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
     try:
         return api.Artifact(
@@ -328,6 +322,12 @@ def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
         )
     except (KeyError, ValueError):  # somebody took them away; they come back with the next apply
         return None
+
+
+def _pool_of(deployment: Object) -> str | None:
+    """Its pool: by its selector, which nobody can change; None if it is no Deployment of ours."""
+    pool: str | None = deployment["spec"].get("selector", {}).get("matchLabels", {}).get(names.POOL_LABEL)
+    return pool
 
 
 def _kept(annotations: Mapping[str, str], wanted: int) -> int | None:

@@ -54,5 +54,7 @@ class Reason(StrEnum):
     """An object with a child's name belongs to somebody else."""
     API_SERVER_ERROR = "ApiServerError"
     """The API server again and again fails to do what is asked; it is asked again."""
+    OPERATOR_ERROR = "OperatorError"
+    """The operator itself fails at the resource again and again."""
     REFUSED = "Refused"
     """The API server refuses a child object."""

@@ -155,8 +155,9 @@ def observe(
             of_jobs.setdefault(labels["batch.kubernetes.io/job-name"], []).append(pod)
     job_states = [job_state(job, of_jobs.get(job["metadata"]["name"], [])) for job in jobs]
     pool_states = [
-        pool_state(deployment, of_pools.get(deployment["metadata"]["labels"][names.POOL_LABEL], []))
+        pool_state(deployment, of_pools.get(pool, []))
         for deployment in deployments
+        if (pool := _pool_of(deployment)) is not None
     ]
     scaled = {hpa["metadata"]["name"] for hpa in hpas}
     return Observation(
@@ -172,7 +173,7 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
     state = JobState(
         name=name,
         uid=metadata.get("uid", ""),
-        build=metadata["labels"][names.BUILD_LABEL],
+        build=_build_of(job),
         phase=Phase.RUNNING,
         owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
         created=time_of(metadata.get("creationTimestamp")),
@@ -192,6 +193,12 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         waiting, unschedulable = _waiting(newest)
         return replace(state, waiting=waiting, unschedulable=unschedulable)
     return state
+
+
+def _build_of(job: Object) -> str:
+    """What a Job builds: by the labels of its template, which nobody can take away."""
+    labels = job.get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
+    return str(labels.get(names.BUILD_LABEL, ""))
 
 
 def _result(build: str, pods: Sequence[Object]) -> api.Artifact | None:
@@ -298,7 +305,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     same_template = bool(staying) and all(pod in newest for pod in staying)
     return PoolState(
         name=metadata["name"],
-        pool=metadata["labels"][names.POOL_LABEL],
+        pool=_pool_of(deployment) or "",
         artifact=_served(annotations),
         active=_active(pods),
         wanted=wanted,
@@ -348,6 +355,12 @@ def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
         )
     except (KeyError, ValueError):  # somebody took them away; they come back with the next apply
         return None
+
+
+def _pool_of(deployment: Object) -> str | None:
+    """Its pool: by its selector, which nobody can change; None if it is no Deployment of ours."""
+    pool: str | None = deployment["spec"].get("selector", {}).get("matchLabels", {}).get(names.POOL_LABEL)
+    return pool
 
 
 def _kept(annotations: Mapping[str, str], wanted: int) -> int | None:

@@ -65,17 +65,22 @@ class Reconciler:
         self._tell(body, previous, new)
         return again
 
-    def hindered(self, key: Key, message: str) -> None:
+    def hindered(self, key: Key, error: Exception) -> None:
         """Tell in the status why a resource does not get on, as far as the API server takes at least that."""
         body = self.store.get(api.KIND, key)
         if body is None:
             return
         previous = _previous(body)
+        reason, message = Reason.OPERATOR_ERROR, "an error in the operator, which its log names"
+        if isinstance(error, OperatorError):
+            reason, message = Reason.API_SERVER_ERROR, str(error)
+        message += "; it is tried again"
         generation = body["metadata"]["generation"]
         try:
-            self._tell(body, previous, status.hindered(previous, message, generation=generation, now=self.clock()))
-        except OperatorError as error:
-            LOG.warning("%s", error)
+            new = status.hindered(previous, reason, message, generation=generation, now=self.clock())
+            self._tell(body, previous, new)
+        except OperatorError as untold:
+            LOG.warning("%s", untold)
 
     def _bring(self, context: Context, body: Object, previous: api.Status) -> tuple[api.Status, float | None]:
         now = self.clock()

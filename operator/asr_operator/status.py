@@ -111,9 +111,8 @@ def stalled(
     )
 
 
-def hindered(previous: api.Status, message: str, *, generation: int, now: datetime) -> api.Status:
-    """The status of a resource that the API server keeps from getting on; it may be Ready all the same."""
-    reason = Reason.API_SERVER_ERROR
+def hindered(previous: api.Status, reason: str, message: str, *, generation: int, now: datetime) -> api.Status:
+    """The status of a resource that something keeps from getting on; it may be Ready all the same."""
     ready = find(previous.conditions, READY)
     serves = ready is not None and ready.status is api.ConditionStatus.TRUE and ready.observed_generation == generation
     kept = {BUILT, SERVING, DEGRADED} | ({READY} if serves else set())

@@ -111,6 +111,20 @@ def test_a_listing_that_began_before_does_not_bring_back_what_has_ended() -> Non
     assert store.get("Job", ("n", "j")) is None
 
 
+def test_an_object_that_has_lost_our_label_is_kept_again_once_it_has_it_back() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 5))
+    store.drop("Job", body("Job", "j", 7), ended=True)  # as the watch tells it
+    assert store.put("Job", body("Job", "j", 8))
+
+
+def test_an_end_that_is_told_late_does_not_drop_what_came_after_it() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 8))
+    store.drop("Job", body("Job", "j", 7), ended=True)
+    assert store.get("Job", ("n", "j")) is not None
+
+
 def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:
     store = Store()
     former = body("Job", "j", 1)
@@ -134,7 +148,8 @@ def test_times_of_conditions_change_with_their_status_alone() -> None:
 
 def ended_job(code: int, message: str, *, reason: str = "Error", evicted: str = "") -> JobState:
     job = {
-        "metadata": {"name": "j", "uid": "j", "labels": {names.BUILD_LABEL: "onnx-1"}},
+        "metadata": {"name": "j", "uid": "j"},
+        "spec": {"template": {"metadata": {"labels": {names.BUILD_LABEL: "onnx-1"}}}},
         "status": {
             "conditions": [
                 {

@@ -17,6 +17,8 @@ SCRAPES = 4
 """That a rate is computed from, so that one that is missed does not matter."""
 LEAST_WINDOW = 60
 """Seconds that a rate is computed over at least."""
+EXCLUDED_LABELS_ANNOTATION = "scaledobject.keda.sh/hpa-excluded-labels"
+"""Of a ScaledObject, for KEDA: labels that its HorizontalPodAutoscaler is not to get, with commas between."""
 TEMPLATE_HASH_LENGTH = 10
 """At most."""
 GENERATED_FROM_LENGTH = 58
@@ -57,6 +59,8 @@ def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None
         return None
     name = names.deployment(context.name, pool.name)
     trigger = _trigger(context, name, target_of(context, pool, artifact))
+    # What KEDA makes is KEDA's, though it copies all other labels.
+    annotations = {EXCLUDED_LABELS_ANNOTATION: names.MANAGED_BY_LABEL}
     # Where Prometheus is away, nobody is taken away: what runs stays, and not less than the fewest pods.
     fallback = {
         "failureThreshold": FAILURES,
@@ -66,7 +70,7 @@ def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": context.metadata(name, "autoscaler", labels={names.POOL_LABEL: pool.name}),
+        "metadata": context.metadata(name, "autoscaler", labels={names.POOL_LABEL: pool.name}, annotations=annotations),
         "spec": {
             "scaleTargetRef": _target(name),
             "minReplicaCount": scaling.min_replicas,

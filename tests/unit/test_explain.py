@@ -23,7 +23,7 @@ def told(check: str, **there: Any) -> list[Finding]:  # noqa: ANN401
 
 
 def job(**status: object) -> Object:
-    metadata = {"name": "j", "creationTimestamp": "2026-01-01T11:59:00Z", "labels": {"asr-operator.dev/build": "b"}}
+    metadata = {"name": "j", "creationTimestamp": "2026-01-01T11:59:00Z"}
     return {"metadata": metadata, "status": status}
 
 
@@ -53,8 +53,8 @@ def test_a_build_without_failed_pods_is_well() -> None:
 
 def deployment() -> Object:
     labels = {"asr-operator.dev/pool": "cpu"}
-    metadata = {"name": "english-cpu", "labels": labels}
-    return {"metadata": metadata, "spec": {"template": {"metadata": {"annotations": REVISION}, "spec": {}}}}
+    template = {"metadata": {"annotations": REVISION, "labels": labels}, "spec": {}}
+    return {"metadata": {"name": "english-cpu"}, "spec": {"selector": {"matchLabels": labels}, "template": template}}
 
 
 REVISION = {"asr-operator.dev/revision": "r"}

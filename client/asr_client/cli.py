@@ -31,6 +31,8 @@ SOME_FAILED = 1
 WRONG_USAGE = 2
 NO_SERVER = 3
 INTERRUPTED = 130
+CLIENT_PACKAGES = {"google", "grpc", "numpy", "soundfile", "soxr", "tenacity", "tritonclient"}
+"""What the extra `client` brings; `kubernetes` brings them, too, and all else that this command needs."""
 
 app = typer.Typer(
     name="asr",
@@ -607,8 +609,9 @@ def main() -> None:
     try:
         app()
     except ModuleNotFoundError as error:
-        extra = "kubernetes" if error.name in {"kubernetes", "urllib3"} else "client"
-        _tell_error(f"{error.name} is not installed: pip install 'asr-operator[{extra}]'")
+        package = (error.name or "").partition(".")[0]
+        extra = "client" if package in CLIENT_PACKAGES else "kubernetes"
+        _tell_error(f"{error.name} is not installed: pip install '.[{extra}]' in the project's folder")
         sys.exit(WRONG_USAGE)
 
 

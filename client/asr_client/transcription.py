@@ -114,7 +114,8 @@ class Client:
             TranscriptionError: The server refused it, failed or is gone, however often it was asked.
         """
         outputs = [tensor.name for tensor in tensors.TRANSCRIPT]
-        return _transcript(await self.infer(self.encode(signal), outputs, again=again))
+        found = await self.infer(self.encode(signal), outputs, again=again)
+        return transcript_of(found, seconds=signal.size / tensors.SAMPLE_RATE)
 
     async def infer(
         self,
@@ -192,7 +193,17 @@ async def repeated(
     return await retrying(once)
 
 
-def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
+def transcript_of(outputs: dict[str, npt.NDArray[Any]], *, seconds: float) -> Transcript:
+    """The server's answer to an utterance of that length.
+
+    Raises:
+        TranscriptionError: It is not a transcript.
+    """
+
+    def within(time: np.float32) -> float:
+        # The model's last step may reach beyond the audio.
+        return round(min(float(time), seconds), 3)
+
     try:
         words = [word.decode() for word in outputs["words"].ravel()]
         offsets = outputs["word_offsets"].reshape(-1, 2)
@@ -200,8 +211,7 @@ def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
             text=outputs["decoded_texts"].ravel()[0].decode(),
             confidence=float(outputs["confidence"].ravel()[0]),
             words=tuple(
-                Word(word, round(float(start), 3), round(float(end), 3))
-                for word, (start, end) in zip(words, offsets, strict=True)
+                Word(word, within(start), within(end)) for word, (start, end) in zip(words, offsets, strict=True)
             ),
         )
     except (IndexError, ValueError) as error:

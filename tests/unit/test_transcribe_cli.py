@@ -17,7 +17,7 @@ from asr_client.cli import app
 from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
 from asr_client.files import FileResult
 from asr_client.findings import Outcome
-from asr_client.transcription import Transcript, Word
+from asr_client.transcription import Transcript, Word, transcript_of
 from asr_serving import tensors
 
 COMPLETE = {"n", "preprocessing_n", "onnx_n", "postprocessing_n", "ensemble_n"}
@@ -160,6 +160,17 @@ def test_a_result_is_one_json_object() -> None:
         "words": [{"word": "hello", "start": 0.08, "end": 0.4}, {"word": "there", "start": 0.48, "end": 0.8}],
         "retries": 0,
     }
+
+
+def test_no_word_ends_after_the_audio() -> None:
+    outputs = {
+        "decoded_texts": np.array([[b"full today"]]),
+        "confidence": np.array([[0.9]], dtype=np.float32),
+        "words": np.array([[b"full", b"today"]]),
+        "word_offsets": np.array([[[1.2, 1.6], [2.24, 2.72]]], dtype=np.float32),
+    }
+    found = transcript_of(outputs, seconds=2.68)
+    assert [(word.start, word.end) for word in found.words] == [(1.2, 1.6), (2.24, 2.68)]
 
 
 def test_a_failed_file_is_one_json_object_with_the_error() -> None:

@@ -1,6 +1,7 @@
 """The command `asr`."""
 
 import asyncio
+import io
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,7 +171,7 @@ def transcribe(
 def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> str:
     """One line; columns aligned to `width` characters of file name, or separated by tabs when None."""
     if as_json:
-        return json.dumps(result.to_json(), ensure_ascii=False)
+        return _json_line(result.to_json())
     if result.transcript is None:
         return f"{result.file}: {result.error}"
     if width is not None:
@@ -178,6 +179,11 @@ def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> s
     # A tab or a line break in a file's name would end its column.
     columns = (result.file, f"{result.transcript.confidence:.4f}", result.transcript.text)
     return "\t".join(" ".join(column.splitlines()).replace("\t", " ") for column in columns)
+
+
+def _json_line(value: Mapping[str, object]) -> str:
+    """One JSON object a line, in ASCII where standard output has not all letters."""
+    return json.dumps(value, ensure_ascii=not str(getattr(sys.stdout, "encoding", "utf-8")).lower().startswith("utf"))
 
 
 def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, as_json: bool) -> None:
@@ -444,7 +450,7 @@ def _tell_finding(finding: "Finding", *, as_json: bool) -> bool:
 
     well = finding.outcome is not Outcome.FAILED
     if as_json:
-        typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
+        typer.echo(_json_line(finding.to_json()))
         return well
     marks = {Outcome.OK: "[green]✓[/]", Outcome.WARNING: "[yellow]![/]", Outcome.FAILED: "[red]✗[/]"}
     console = Console(highlight=False)
@@ -515,7 +521,7 @@ def plans(
         raise typer.Exit(SOME_FAILED) from error
     if as_json:
         for plan in found:
-            typer.echo(json.dumps(plan.to_json(), ensure_ascii=False))
+            typer.echo(_json_line(plan.to_json()))
     elif found:
         Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
     else:
@@ -604,6 +610,9 @@ def _errors_told() -> Iterator[None]:
 
 def main() -> None:
     """Entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal's encoding has not must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except ModuleNotFoundError as error:

@@ -13,6 +13,9 @@ from asr_client.transcription import Pcm, Transcript, TranscriptionError, connec
 from asr_serving.tensors import SAMPLE_RATE
 
 STDIN = "-"
+STDIN_SHOWN = "standard input"
+MAX_SECONDS = 3600.0
+"""Longest audio that is unpacked. No server takes more than 600 s; `asr bench` cuts utterances from longer audio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,18 +54,27 @@ def read(file: str) -> Pcm:
     """Read a file, or standard input for `-`: [L] int16 at 16 kHz.
 
     Raises:
-        AudioFileError: Not audio, empty, or not readable.
+        AudioFileError: Not audio, empty, longer than `MAX_SECONDS`, not readable, or more than memory holds.
     """
+    try:
+        return _read(file)
+    except MemoryError as error:
+        raise audio.AudioFileError(f"{_shown(file)}: takes more memory than there is") from error
+
+
+def _read(file: str) -> Pcm:
+    if not file:
+        raise audio.AudioFileError("a file's name is empty")
     if file != STDIN:
         path = Path(file)
         if path.is_dir():
             raise audio.AudioFileError(f"{file}: is a folder; give files, such as {file.rstrip('/')}/*.wav")
-        return audio.read(path)
-    if sys.stdin.isatty():
-        raise audio.AudioFileError(
-            "standard input is a terminal; pipe audio into it, such as: asr transcribe - < a.wav"
-        )
-    return audio.read(sys.stdin.buffer, name="standard input")
+        return audio.read(path, max_seconds=MAX_SECONDS)
+    # None where the command was started with it closed.
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        raise audio.AudioFileError(f"{STDIN_SHOWN}: is {state}; pipe audio into it, such as: asr transcribe - < a.wav")
+    return audio.read(sys.stdin.buffer, name=STDIN_SHOWN, max_seconds=MAX_SECONDS)
 
 
 async def transcribe(
@@ -123,4 +135,8 @@ async def transcribe(
 
 def _reason(file: str, error: Exception) -> str:
     """The message without the file's name in front: what tells it names the file itself."""
-    return str(error).removeprefix(f"{file}: ")
+    return str(error).removeprefix(f"{_shown(file)}: ")
+
+
+def _shown(file: str) -> str:
+    return STDIN_SHOWN if file == STDIN else file

@@ -3,9 +3,10 @@
 import asyncio
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -133,13 +134,12 @@ def transcribe(
 
             def tell(result: "FileResult") -> None:
                 line = _result_line(result, as_json=as_json, width=width)
-                if result.transcript is None and not as_json:
+                # A bar and text on one terminal would overwrite each other: the text goes above the bar.
+                if (bar.shown and aligned) or (result.transcript is None and not as_json):
                     bar.console.print(line, markup=False, soft_wrap=True)
                 else:
                     typer.echo(line)
 
-            # A bar and text on one terminal would overwrite each other.
-            at_once = not (bar.shown and aligned)
             results = asyncio.run(
                 client_files.transcribe(
                     url,
@@ -149,12 +149,9 @@ def transcribe(
                     timeout=timeout,
                     retries=retries,
                     done=lambda _result: bar.advance(),
-                    in_order=tell if at_once else lambda _result: None,
+                    in_order=tell,
                 )
             )
-        if not at_once:
-            for result in results:
-                tell(result)
         if references is not None:
             texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
             _tell_word_errors(*word_errors.of_files(references, texts), files=len(files), as_json=as_json)
@@ -598,8 +595,11 @@ def _errors_told() -> Iterator[None]:
     except (PlottingMissingError, WordErrorsError) as error:
         _tell_error(str(error))
         raise typer.Exit(WRONG_USAGE) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(INTERRUPTED) from error
+    except KeyboardInterrupt:
+        # At once: Python would wait for threads that read, such as a FIFO that nobody writes to.
+        with suppress(OSError):
+            print(end="", flush=True)  # noqa: T201 (also where standard output is closed)
+        os._exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader has what it wanted, such as `head`: typer ends quietly.
         raise

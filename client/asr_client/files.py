@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -98,7 +99,8 @@ async def transcribe(
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
         done: Called with each result as it arrives.
-        in_order: Called with each result as soon as all files before it have theirs, too.
+        in_order: Called with each result as soon as all files before it have theirs, too; when interrupted, with those
+            that there are.
 
     Returns:
         A result for each file, in their order.
@@ -108,6 +110,8 @@ async def transcribe(
     """
     found: dict[int, FileResult] = {}
     told = 0
+    # Not the loop's own threads: `asyncio.run` would wait for one that reads a FIFO, which nothing can end.
+    threads = ThreadPoolExecutor()
 
     async with connect(url, model, timeout=timeout, retries=retries) as client:
 
@@ -116,7 +120,7 @@ async def transcribe(
             file, seconds, lost = files[index], None, list[TranscriptionError]()
             try:
                 # Decoding and resampling take time; answers of the other requests must not wait for it.
-                signal = await asyncio.to_thread(read, file)
+                signal = await asyncio.get_running_loop().run_in_executor(threads, read, file)
                 seconds = signal.size / SAMPLE_RATE
                 result = FileResult(
                     file, seconds, await client.transcribe(signal, again=lost.append), retries=len(lost)
@@ -129,7 +133,15 @@ async def transcribe(
                 in_order(found[told])
                 told += 1
 
-        await gather_bounded([partial(one, index) for index in range(len(files))], concurrency)
+        try:
+            await gather_bounded([partial(one, index) for index in range(len(files))], concurrency)
+        except asyncio.CancelledError:
+            for index in sorted(found):
+                if index >= told:
+                    in_order(found[index])
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
     return [found[index] for index in range(len(files))]
 
 

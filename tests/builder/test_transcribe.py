@@ -1,12 +1,19 @@
 """`asr` against a real server."""
 
 import json
+import os
+import pty
+import signal
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from model_builder import audio_set, triton
+from tests.cluster.machine import until
 from tests.support.programs import program
 
 FILES = sorted(audio_set.SHIPPED.glob("*.wav"))
@@ -51,6 +58,55 @@ def test_the_word_error_rate_is_told_when_the_truth_is_known(address: tuple[str,
     done = asr("transcribe", *address, "--reference", str(audio_set.SHIPPED / "transcripts.json"), *map(str, FILES))
     assert done.returncode == 0
     assert b"word error rate" in (done.stdout + done.stderr).lower()
+
+
+@contextmanager
+def asr_on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """The command on a terminal of its own, and what stands there."""
+    terminal, inside = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # Linux's way to tell that the command has left the terminal
+            while part := os.read(terminal, 4096):
+                shown.extend(part)
+
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "200"}
+    reader = threading.Thread(target=read)
+    with subprocess.Popen(
+        [program("asr"), *arguments], stdin=inside, stdout=inside, stderr=inside, env=environment
+    ) as command:
+        os.close(inside)
+        reader.start()
+        try:
+            yield command, lambda: shown.decode(errors="replace")
+        finally:
+            command.kill()
+            reader.join()
+            os.close(terminal)
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[str]:
+    """A FIFO that nothing comes from, though it is open for writing."""
+    path = tmp_path / "quiet"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR)
+    yield str(path)
+    os.close(end)
+
+
+def test_on_a_terminal_a_transcript_is_shown_before_the_last_file_is_read(address: tuple[str, ...], quiet: str) -> None:
+    with asr_on_a_terminal("transcribe", *address, str(FILES[0]), quiet) as (_, shown):
+        until(lambda: TRUTH[FILES[0].name] in shown(), "a transcript on the terminal")
+
+
+def test_ctrl_c_ends_a_wait_for_audio_and_leaves_what_is_transcribed(address: tuple[str, ...], quiet: str) -> None:
+    with asr_on_a_terminal("transcribe", *address, quiet, str(FILES[0])) as (command, shown):
+        until(lambda: "1/2" in shown(), "one file done")
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) == 130
+        until(lambda: TRUTH[FILES[0].name] in shown(), "a transcript on the terminal")
 
 
 def test_a_model_that_is_not_served_is_told(server: triton.Server) -> None:

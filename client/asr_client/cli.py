@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asr_client.findings import Finding
     from asr_client.plans import Plan
     from asr_client.server_statistics import Statistics
+    from asr_client.transcription import Tls
     from asr_client.word_errors import WordErrors
 
 SOME_FAILED = 1
@@ -62,6 +63,14 @@ def _file_to_write(value: Path | None) -> Path | None:
     return value
 
 
+def _tls(asked: bool, authorities: Path | None, server_name: str | None) -> "Tls | None":
+    from asr_client.transcription import Tls  # noqa: PLC0415 (numpy)
+
+    if not asked and authorities is None and server_name is None:
+        return None
+    return Tls(authorities, server_name)
+
+
 DEFAULT_URL = "localhost:8001"
 DEFAULT_MODEL = "english_stt"
 DEFAULT_RETRIES = 6
@@ -72,6 +81,26 @@ Url = Annotated[
         metavar="HOST:PORT",
         help="Triton's gRPC. A name of several addresses, such as NAME-headless, is balanced over them.",
         callback=_address,
+    ),
+]
+UseTls = Annotated[bool, typer.Option("--tls", help="Speak TLS, as an AsrDeployment with service.tlsSecretRef does.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Speak TLS, and trust the authorities of this PEM file.",
+        show_default="those that gRPC brings",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+    ),
+]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Speak TLS, and expect a certificate for this name, as through a port-forward.",
+        show_default="the address's",
     ),
 ]
 Model = Annotated[str, typer.Option(help="The model: N, or ensemble_N to go through Triton's own batcher.")]
@@ -94,6 +123,9 @@ def transcribe(
     ],
     *,
     url: Url = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Model = DEFAULT_MODEL,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests in flight.")] = 64,
     timeout: Timeout = 300.0,
@@ -145,6 +177,7 @@ def transcribe(
                     url,
                     model,
                     files,
+                    tls=_tls(use_tls, tls_ca, tls_server_name),
                     concurrency=concurrency,
                     timeout=timeout,
                     retries=retries,
@@ -200,6 +233,9 @@ def bench(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Speech to send: WAV or FLAC.")],
     *,
     url: Url = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Model = DEFAULT_MODEL,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Clients: each has one request in flight.")] = 64,
     requests: Annotated[
@@ -269,6 +305,7 @@ def bench(
                     url,
                     model,
                     utterances,
+                    tls=_tls(use_tls, tls_ca, tls_server_name),
                     concurrency=concurrency,
                     requests=limit,
                     seconds=seconds,
@@ -401,6 +438,9 @@ def doctor(
     *,
     # No check of its form here: doctor tells it as a finding, with a hint.
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.")] = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Annotated[
         str | None, typer.Option(help="The model to check.", show_default="all of this project's that are served")
     ] = None,
@@ -430,9 +470,11 @@ def doctor(
         return
     from asr_client import doctor as checks  # noqa: PLC0415
 
+    tls = _tls(use_tls, tls_ca, tls_server_name)
+
     async def all_checks() -> bool:
         well = True
-        async for finding in checks.examine(url, model=model, http_url=http_url):
+        async for finding in checks.examine(url, tls=tls, model=model, http_url=http_url):
             well = _tell_finding(finding, as_json=as_json) and well
         return well
 

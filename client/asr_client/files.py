@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_client import audio
-from asr_client.transcription import Pcm, Transcript, TranscriptionError, connect, gather_bounded
+from asr_client.transcription import Pcm, Tls, Transcript, TranscriptionError, connect, gather_bounded
 from asr_serving.tensors import SAMPLE_RATE
 
 STDIN = "-"
@@ -83,6 +83,7 @@ async def transcribe(
     model: str,
     files: Sequence[str],
     *,
+    tls: Tls | None = None,
     concurrency: int = 64,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
     retries: int = 0,
@@ -95,6 +96,7 @@ async def transcribe(
         url: Host and port of Triton's gRPC.
         model: The model.
         files: Paths, and `-` for standard input.
+        tls: None for a server that speaks plain gRPC.
         concurrency: Requests in flight.
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
@@ -113,7 +115,7 @@ async def transcribe(
     # Not the loop's own threads: `asyncio.run` would wait for one that reads a FIFO, which nothing can end.
     threads = ThreadPoolExecutor()
 
-    async with connect(url, model, timeout=timeout, retries=retries) as client:
+    async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
 
         async def one(index: int) -> None:
             nonlocal told

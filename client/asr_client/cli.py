@@ -63,6 +63,18 @@ def _file_to_write(value: Path | None) -> Path | None:
     return value
 
 
+def _authorities(value: Path | None) -> Path | None:
+    """Told here: gRPC would write eight lines of its own about each connection."""
+    import ssl  # noqa: PLC0415
+
+    if value is not None:
+        try:
+            ssl.create_default_context(cafile=value)
+        except ssl.SSLError as error:
+            raise typer.BadParameter(f"{value} holds no certificate in PEM") from error
+    return value
+
+
 def _tls(asked: bool, authorities: Path | None, server_name: str | None) -> "Tls | None":
     from asr_client.transcription import Tls  # noqa: PLC0415 (numpy)
 
@@ -93,6 +105,7 @@ TlsCa = Annotated[
         exists=True,
         dir_okay=False,
         readable=True,
+        callback=_authorities,
     ),
 ]
 TlsServerName = Annotated[

@@ -109,6 +109,12 @@ def test_what_is_not_host_and_port_is_wrong_usage(url: str, wav: str) -> None:
     assert asr("transcribe", "--url", url, wav).exit_code == 2
 
 
+def test_authorities_that_are_no_certificates_are_wrong_usage(wav: str) -> None:
+    found = asr("transcribe", "--tls-ca", wav, wav)
+    assert found.exit_code == 2
+    assert "holds no certificate in PEM" in plain(found.stderr)
+
+
 def test_no_file_is_wrong_usage() -> None:
     assert asr("transcribe").exit_code == 2
 

@@ -151,7 +151,13 @@ class Client:
 
         async def once() -> dict[str, npt.NDArray[Any]]:
             left = None if self._timeout is None else max(self._timeout - (time.monotonic() - started), 0.001)
-            return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=left)
+            try:
+                return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=left)
+            except TranscriptionError as error:
+                if error.status == "StatusCode.DEADLINE_EXCEEDED" and self._timeout is not None:
+                    # The time that was given, not what was left of it: else each failure has a message of its own.
+                    raise TranscriptionError(f"no answer within {self._timeout:g} s", error.status) from error
+                raise
 
         return await repeated(once, retries=self._retries, seconds=self._timeout, again=again)
 

@@ -1,13 +1,16 @@
 """Which requests are sent again, and how often."""
 
 import asyncio
+import re
+import socket
 from collections.abc import Callable
 from itertools import count
 
+import numpy as np
 import pytest
 
 from asr_client import transcription
-from asr_client.transcription import ServerUnavailableError, TranscriptionError, repeated
+from asr_client.transcription import Client, ServerUnavailableError, TranscriptionError, channel, repeated
 
 LOST = TranscriptionError("connection reset", "StatusCode.UNAVAILABLE")
 
@@ -84,3 +87,15 @@ def test_no_request_is_sent_again_when_its_time_is_over(monkeypatch: pytest.Monk
 
     with pytest.raises(TranscriptionError, match="connection reset"):
         asyncio.run(repeated(once, retries=6, seconds=0.001))
+
+
+def test_a_request_without_an_answer_tells_the_time_that_it_had() -> None:
+    async def ask(url: str) -> None:
+        async with channel(url) as grpc:
+            await Client(grpc, "n", "INT16", timeout=0.25).transcribe(np.zeros(1, dtype=np.int16))
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(TranscriptionError, match=re.escape("no answer within 0.25 s") + "$"),
+    ):
+        asyncio.run(ask(f"127.0.0.1:{silent.getsockname()[1]}"))

@@ -178,6 +178,8 @@ def transcribe(
         with _bar("transcribing", total=len(files)) as bar:
 
             def tell(result: "FileResult") -> None:
+                if not result.sent and not as_json:
+                    return  # told once, below
                 line = _result_line(result, as_json=as_json, width=width)
                 # A bar and text on one terminal would overwrite each other: the text goes above the bar.
                 if (bar.shown and aligned) or (result.transcript is None and not as_json):
@@ -207,6 +209,9 @@ def transcribe(
                 f"{len(again)} of {len(results)} files were sent again, {times} times in all: their server was lost",
                 kind="note",
             )
+        if unsent := sum(not result.sent for result in results):
+            _tell_error(f"{unsent} of {len(results)} files were not sent: no server answers at {url} any more")
+            raise typer.Exit(NO_SERVER)
         if any(result.transcript is None for result in results):
             raise typer.Exit(SOME_FAILED)
 

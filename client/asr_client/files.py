@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from asr_client import audio
-from asr_client.transcription import Pcm, Tls, Transcript, TranscriptionError, connect, gather_bounded
+from asr_client.transcription import Pcm, Tls, Transcript, TranscriptionError, connect, gather_bounded, is_lost
 from asr_serving.tensors import SAMPLE_RATE
 
 STDIN = "-"
@@ -29,6 +29,7 @@ class FileResult:
         transcript: None when it failed.
         error: Why it failed.
         retries: How often it was sent again, since the server was lost.
+        sent: False when it was left out, since the server is gone.
     """
 
     file: str
@@ -36,6 +37,7 @@ class FileResult:
     transcript: Transcript | None = None
     error: str | None = None
     retries: int = 0
+    sent: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """One line of `asr transcribe --json`; times in seconds."""
@@ -92,6 +94,9 @@ async def transcribe(
 ) -> list[FileResult]:
     """Transcribe files, many at once, one a request. One that fails does not stop the others.
 
+    But when one was sent again in vain, however often, and no other was answered meanwhile, the server is gone: files
+    that are not under way then are left out.
+
     Args:
         url: Host and port of Triton's gRPC.
         model: The model.
@@ -111,24 +116,29 @@ async def transcribe(
         ServerUnavailableError: No server there, or it does not serve the model.
     """
     found: dict[int, FileResult] = {}
-    told = 0
+    told = answered = 0
+    gone = False
     # Not the loop's own threads: `asyncio.run` would wait for one that reads a FIFO, which nothing can end.
     threads = ThreadPoolExecutor()
 
     async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
 
         async def one(index: int) -> None:
-            nonlocal told
-            file, seconds, lost = files[index], None, list[TranscriptionError]()
-            try:
-                # Decoding and resampling take time; answers of the other requests must not wait for it.
-                signal = await asyncio.get_running_loop().run_in_executor(threads, read, file)
-                seconds = signal.size / SAMPLE_RATE
-                result = FileResult(
-                    file, seconds, await client.transcribe(signal, again=lost.append), retries=len(lost)
-                )
-            except (audio.AudioFileError, TranscriptionError) as error:
-                result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
+            nonlocal told, answered, gone
+            file, seconds, lost = files[index], None, list[int]()  # answers that there were when it was sent again
+            if gone:
+                result = FileResult(file, error="not sent: the server is gone", sent=False)
+            else:
+                try:
+                    # Decoding and resampling take time; answers of the other requests must not wait for it.
+                    signal = await asyncio.get_running_loop().run_in_executor(threads, read, file)
+                    seconds = signal.size / SAMPLE_RATE
+                    transcript = await client.transcribe(signal, again=lambda _error: lost.append(answered))
+                    answered += 1
+                    result = FileResult(file, seconds, transcript, retries=len(lost))
+                except (audio.AudioFileError, TranscriptionError) as error:
+                    gone = gone or (is_lost(error) and lost[:1] == [answered])
+                    result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
             found[index] = result
             done(result)
             while told in found:

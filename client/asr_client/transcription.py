@@ -170,9 +170,10 @@ def is_lost(error: BaseException) -> bool:
     """
     if not isinstance(error, TranscriptionError):
         return False
-    # The second is how Triton speaks of its models while it ends.
+    # How Triton speaks of its models while it ends.
     ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
-    return error.status == "StatusCode.UNAVAILABLE" or ending
+    # CANCELLED is what a server that ends does to requests in flight: asyncio tells in another way what we cancel.
+    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending
 
 
 async def repeated(

@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -70,8 +70,8 @@ def test_without_retries_the_failures_of_a_killed_server_are_told(repository: Pa
     assert load.wrong(right) == []
 
 
-def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:
-    """Exit code, results and standard error of `asr transcribe` whose server is killed and started again meanwhile."""
+def asr_across_a_kill(repository: Path, *arguments: str, again: bool = True) -> tuple[int, list[dict[str, Any]], str]:
+    """Exit code, results and standard error of `asr transcribe` while its server is killed and started again."""
     ports = triton.Ports.free()
     command = [program("asr"), "transcribe", "--json", "--url", ports.grpc_url, "--model", MODEL, "--concurrency", "2"]
     with (
@@ -84,7 +84,7 @@ def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict
         assert client.stdout is not None
         lines = [client.stdout.readline()]
         kill(server)
-        with triton.serve(repository, ports=ports):
+        with triton.serve(repository, ports=ports) if again else nullcontext():
             # Not by `communicate`, which does not know what `readline` has read already.
             lines += client.stdout.readlines()
             code = client.wait(timeout=300)
@@ -107,3 +107,13 @@ def test_asr_transcribe_without_retries_tells_what_failed(repository: Path) -> N
     code, results, _ = asr_across_a_kill(repository, "--retries", "0")
     assert code == 1
     assert any("error" in result for result in results)
+
+
+def test_asr_transcribe_asks_a_server_that_is_gone_for_none_of_the_files_that_are_left(repository: Path) -> None:
+    code, results, errors = asr_across_a_kill(repository, "--retries", "2", again=False)
+    assert code == 3
+    assert [result["file"] for result in results] == FILES * 20
+    unsent = [result for result in results if result.get("error") == "not sent: the server is gone"]
+    tried = [result for result in results if "error" in result and result not in unsent]
+    assert len(tried) < 10  # those in flight, and not all the others
+    assert f"{len(unsent)} of {len(results)} files were not sent" in " ".join(errors.split())

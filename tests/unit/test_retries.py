@@ -56,7 +56,7 @@ def test_without_retries_the_first_failure_is_the_answer() -> None:
         asked([LOST], retries=0)
 
 
-@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND", "CANCELLED"])
+@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND"])
 def test_what_the_server_refuses_or_is_too_slow_for_is_not_sent_again(status: str) -> None:
     told: list[TranscriptionError] = []
     with pytest.raises(TranscriptionError, match="no"):
@@ -67,6 +67,10 @@ def test_what_the_server_refuses_or_is_too_slow_for_is_not_sent_again(status: st
 def test_a_server_that_ends_and_has_no_models_any_more_is_lost() -> None:
     ending = "Request for unknown model: 'english_stt' has no available versions"
     assert asked([TranscriptionError(ending, "StatusCode.NOT_FOUND")]) == 2
+
+
+def test_a_request_that_its_server_cancels_is_sent_again() -> None:
+    assert asked([TranscriptionError("CANCELLED", "StatusCode.CANCELLED")]) == 2
 
 
 def test_an_answer_that_is_no_transcript_is_not_asked_for_again() -> None:

@@ -364,7 +364,7 @@ def _check_lengths(lengths: tuple[float, float] | None) -> None:
 
 def _show_bench(ran: "Run", summary: "Summary", *, title: str) -> None:
     # In a pipe rich would assume 80 columns and cut names short.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _console(width=None if sys.stdout.isatty() else 120)
     # Not as the table's title: that would be wrapped to the width of its two short columns.
     console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(_load_table(ran, summary))
@@ -510,7 +510,7 @@ def _tell_finding(finding: "Finding", *, as_json: bool) -> bool:
         typer.echo(_json_line(finding.to_json()))
         return well
     marks = {Outcome.OK: "[green]✓[/]", Outcome.WARNING: "[yellow]![/]", Outcome.FAILED: "[red]✗[/]"}
-    console = Console(highlight=False)
+    console = _console()
     console.print(f"{marks[finding.outcome]} {finding.check:<10} {escape(finding.message)}", soft_wrap=True)
     if finding.hint:
         console.print(f"             [dim]→[/] {escape(finding.hint)}", soft_wrap=True)
@@ -580,7 +580,7 @@ def plans(
         for plan in found:
             typer.echo(_json_line(plan.to_json()))
     elif found:
-        Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
+        _console(width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
     else:
         _tell_error(
             f"there is no AsrDeployment in {'the cluster' if where is None else f'namespace {where}'}", kind="note"
@@ -602,6 +602,11 @@ def _plans_table(found: "Sequence[Plan]") -> Table:
     return table
 
 
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    # Without emoji: rich would make one of `:b:` in an address or in a file's name.
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
 @dataclass(frozen=True, slots=True)
 class _Bar:
     """A progress bar.
@@ -620,7 +625,7 @@ class _Bar:
 @contextmanager
 def _bar(name: str, *, total: int | None) -> Iterator[_Bar]:
     """A progress bar on standard error if that is a terminal."""
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
     columns = (TextColumn(name), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
     # Without redirection: rich would send a piped standard output to the terminal, above the bar.
     with Progress(
@@ -637,7 +642,7 @@ def _bar(name: str, *, total: int | None) -> Iterator[_Bar]:
 
 def _tell_error(message: str, *, kind: str = "error") -> None:
     colour = "red" if kind == "error" else "yellow"
-    Console(stderr=True, highlight=False).print(f"[{colour}]{kind}:[/] {escape(message)}", soft_wrap=True)
+    _console(stderr=True).print(f"[{colour}]{kind}:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager

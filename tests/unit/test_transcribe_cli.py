@@ -101,6 +101,17 @@ def test_doctor_tells_an_address_without_a_port() -> None:
     assert "is not HOST:PORT" in found.stdout
 
 
+# What is told as it is
+
+
+def test_doctor_makes_no_emoji_of_an_address() -> None:
+    assert "2001:db8:a:b::x has no address" in asr("doctor", "--url", "[2001:db8:a:b::x]:8001").stdout
+
+
+def test_no_emoji_is_made_of_the_name_of_a_file(closed_port: str) -> None:
+    assert "bad:a:1.wav" in asr("bench", "--url", closed_port, "bad:a:1.wav").stderr
+
+
 # Wrong usage
 
 

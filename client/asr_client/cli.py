@@ -39,7 +39,7 @@ app = typer.Typer(
     name="asr",
     help=f"{description}\n\nStart with `asr doctor --url HOST:PORT`, or `asr doctor asr/NAME` for what the operator "
     "serves. Exit codes: 0 success, 1 a file, a request or a "
-    "check failed, 2 wrong usage or a package missing, 3 no server there or it does not serve the model.",
+    "check failed, 2 wrong usage or a package missing, 3 no server there (any more) or it does not serve the model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -27,6 +27,8 @@ TIMEOUT = (10, 30)
 """Seconds to connect, and to wait for an answer."""
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
+NOTE_BYTES = 1024
+"""Of an event, at most."""
 UNTYPED = "failed to create typed patch object"
 """What the API server says, with status 500, of an object with a field of a wrong type."""
 
@@ -378,7 +380,7 @@ class Cluster:
             "reportingInstance": names.OPERATOR,
             "action": action,
             "reason": reason,
-            "note": message[:1000],
+            "note": message.encode()[:NOTE_BYTES].decode(errors="ignore"),
             "type": "Warning" if warning else "Normal",
             "regarding": {
                 "apiVersion": api.API_VERSION,

@@ -43,7 +43,7 @@ class Reason(StrEnum):
     BATCHING_INVALID = "BatchingInvalid"
     """Overrides of a pool's batching do not fit what was built."""
     PODS_FAIL = "PodsFail"
-    """Pods of the newest generation end with errors."""
+    """Pods of the newest generation cannot be created, or end with errors."""
     KEDA_MISSING = "KedaMissing"
     """A pool is to be scaled by KEDA, which the cluster does not have."""
     NO_TRITON_IMAGE = "NoTritonImage"

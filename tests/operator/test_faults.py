@@ -129,6 +129,31 @@ def test_an_evicted_build_is_not_a_failed_one(api: ApiServer, acting: Acting) ->
     assert acting.condition("Reconciling") == ("True", "Building")
 
 
+def no_room_for_pods(acting: Acting) -> None:
+    metadata = {"name": "none", "namespace": acting.namespace}
+    acting.server.apply(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": 0}}}
+    )
+    until(lambda: acting.get("resourcequota", "none").get("status", {}).get("hard"), "the quota")
+
+
+@pytest.mark.usefixtures("running")
+def test_why_a_pools_pods_cannot_be_created_is_told(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    job = acting.job("onnx")
+    no_room_for_pods(acting)
+    acting.publish(job)
+    acting.until("Reconciling", ("True", "PodsFail"))
+    assert "exceeded quota: none" in str(acting.status()["conditions"])
+
+
+@pytest.mark.usefixtures("running")
+def test_that_a_build_gets_no_pod_is_told(api: ApiServer, acting: Acting) -> None:
+    no_room_for_pods(acting)
+    api.apply(manifest(acting.namespace))
+    until(lambda: "kubectl describe job asr-onnx-" in str(acting.status()), "to be told where to look", seconds=60)
+
+
 @pytest.mark.usefixtures("running")
 def test_replicas_stay_as_an_autoscaler_has_set_them(api: ApiServer, acting: Acting) -> None:
     scaling = {"minReplicas": 1, "maxReplicas": 5, "target": {"cpuUtilizationPercent": 50}}

@@ -68,6 +68,21 @@ def test_a_pool_that_becomes_autoscaled_keeps_its_pods(api: ApiServer, acting: A
 
 
 @pytest.mark.usefixtures("running")
+def test_a_pool_without_pods_that_becomes_autoscaled_gets_its_fewest_and_is_paused_by_hand_alone(
+    api: ApiServer, acting: Acting
+) -> None:
+    api.apply(manifest(acting.namespace, pools=fixed(0)))
+    acting.publish(acting.job("onnx"))
+    acting.until("Ready", ("False", "ScaledToZero"))
+    api.apply(manifest(acting.namespace, pools=scaled(2)))
+    until(lambda: owners(acting) == {HANDOVER: 2}, "two pods, left to the autoscaler")
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=0")
+    api.apply(manifest(acting.namespace, pools=[scaled(2)[0] | {"podLabels": {"team": "speech"}}]))
+    acting.until("Ready", ("False", "ScaledToZero"))
+    assert acting.get("deployment", "english-cpu")["spec"]["replicas"] == 0
+
+
+@pytest.mark.usefixtures("running")
 def test_a_pool_whose_autoscaler_is_taken_away_keeps_its_pods(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace, pools=scaled(1)))
     served(acting, 1)

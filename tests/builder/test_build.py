@@ -121,5 +121,5 @@ def test_the_mark_of_a_folder_in_the_bucket_is_no_check_audio(
     os.setxattr(builder.s3.folder / "marked", "user.etag", b'"d41d8cd98f00b204e9800998ecf8427e"')
     for name, value in builder.s3.environment.items():
         monkeypatch.setenv(name, value)
-    folder = check_audio.bring(f"{builder.s3.uri}/marked", tmp_path, NullReporter())
-    assert [path.name for path in folder.iterdir()] == [audio.name]
+    with check_audio.brought(f"{builder.s3.uri}/marked", tmp_path, NullReporter()) as folder:
+        assert [path.name for path in folder.iterdir()] == [audio.name]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
-from asr_operator.render.context import Context, Object, plan_product
+from asr_operator.render.context import Context, Object
 from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
@@ -164,7 +164,7 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
             **pods.placement(pool),
             "topologySpreadConstraints": _spread(context, pool),
             "terminationGracePeriodSeconds": pool.termination_grace_period_seconds,
-            "initContainers": [*([_check(context)] if plan else []), _fetch(context, pool, serving)],
+            "initContainers": [*([_check(context, pool)] if plan else []), _fetch(context, pool, serving)],
             "containers": [_triton(context, pool, serving)],
             "volumes": [
                 {"name": "models", **models},
@@ -220,7 +220,10 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
             args += [f"--size-limit={compare.bytes_of(pool.model_volume.size_limit)}"]
     if plan and pool.gpu is not None:
         # The same GPU that Triton gets: what an init container was given goes on to the containers.
-        args += [f"--gpu-product={plan_product(pool.gpu)}", f"--compute-capability={pool.gpu.compute_capability}"]
+        args += [
+            f"--gpu-product={names.plan_product(pool.gpu.product)}",
+            f"--compute-capability={pool.gpu.compute_capability}",
+        ]
         args += [f"--tensorrt={context.triton.tensorrt}"]
         variables |= {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
     return pods.container(
@@ -240,13 +243,15 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     )
 
 
-def _check(context: Context) -> Object:
+def _check(context: Context, pool: api.Pool) -> Object:
     return pods.container(
         context,
         names.CHECK_CONTAINER,
         context.triton.image,
         command=["/bin/sh", "-c", CHECK_TENSORRT],
         env=pods.environment({"EXPECTED_TENSORRT": ".".join(context.triton.tensorrt.split(".")[:3])}),
+        # A quota on CPU or memory refuses a pod with a container that names none.
+        resources=pods.resources(pool.resources),
     )
 
 

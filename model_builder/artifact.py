@@ -8,12 +8,12 @@ other, and an upload that was cut off is continued by the next build of the same
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from model_builder.errors import ArtifactError
+from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.recipe import Recipe, Sha256
 
 MANIFEST = "manifest.json"
@@ -121,3 +121,15 @@ def parse_manifest(content: bytes, *, where: str) -> Manifest:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "document"
         raise ArtifactError(f"{where} is not a manifest that this version reads: {place}: {first['msg']}") from error
+
+
+def refuse_other_things(folder: Path) -> None:
+    """Let nobody replace what is no artifact.
+
+    Raises:
+        WorkFolderError: It is a file, or holds something and no manifest.
+    """
+    if not folder.exists() or (folder / MANIFEST).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise WorkFolderError(f"{folder} is no artifact, and not empty; give a folder that does not exist yet")

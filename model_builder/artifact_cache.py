@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from model_builder import artifact_store
-from model_builder.artifact import MANIFEST, Manifest, parse_manifest
+from model_builder.artifact import MANIFEST, Manifest, parse_manifest, refuse_other_things
 from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import NullReporter, Reporter
 from model_builder.storage import Storage
@@ -56,7 +56,8 @@ def fetch(
 
     Raises:
         ArtifactError: Storage has it not, or not as it was published; nothing is left then.
-        WorkFolderError: The folder cannot be written, has no file locks, or has no room.
+        WorkFolderError: The folder cannot be written, has no file locks, or has no room, or what is in the
+            artifact's place was never one.
         StorageError: Storage refused or failed.
     """
     folder = destination.parent
@@ -64,7 +65,10 @@ def fetch(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise WorkFolderError(f"cannot write {folder}: {error}") from error
-    with _locked(folder / f"{destination.name}{LOCK_SUFFIX}", fcntl.LOCK_SH):
+    lock = folder / f"{destination.name}{LOCK_SUFFIX}"
+    if not lock.exists():  # else it was made here, however damaged it is
+        refuse_other_things(destination)
+    with _locked(lock, fcntl.LOCK_SH):
         (folder / f"{destination.name}{UNUSED_SUFFIX}").unlink(missing_ok=True)
         found = verified(destination, sha256, reporter)
         if found is None:

@@ -205,6 +205,8 @@ def fetch(uri: str, destination: Path, *, sha256: str | None, reporter: Reporter
     """
     storage = Storage(uri)
     manifest, content = read_manifest(storage, sha256=sha256)
+    if destination.exists() and not destination.is_dir():
+        raise WorkFolderError(f"{destination} is no folder; give one that does not exist yet")
     if destination.exists() and any(destination.iterdir()):
         if _holds(destination, content):
             verify_folder(destination, reporter=reporter)

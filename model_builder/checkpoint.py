@@ -121,6 +121,8 @@ def _write(target: Path, content: Any, size: int) -> None:  # noqa: ANN401 (tarf
                 file.write(chunk)
     except FileExistsError as error:
         raise CheckpointError(f"the archive holds {target.name!r} twice") from error
+    except ValueError as error:  # it holds a NUL
+        raise CheckpointError(f"the archive holds {target.name!r}, a name that no file can have") from error
     except OSError as error:
         raise WorkFolderError(f"cannot unpack {target.name} ({size} bytes): {error}") from error
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -81,11 +81,26 @@ FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend
 GATE = "What is published"
 """Options that have a table of their own in the help: among the others these long names would be cut."""
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
+
+
+def _writable(path: Path | None) -> Path | None:
+    """Refuse at the start what would fail only when all is done."""
+    try:
+        if path is not None:
+            path.open("ab").close()
+    except OSError as error:
+        raise typer.BadParameter(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
 TerminationLog = Annotated[
     Path | None,
-    typer.Option(help="Write the result as JSON to this file, such as a pod's /dev/termination-log.", dir_okay=False),
+    typer.Option(
+        help="Write the result as JSON to this file, such as a pod's /dev/termination-log.",
+        dir_okay=False,
+        callback=_writable,
+    ),
 ]
-
 
 Verify = Annotated[bool, typer.Option("--verify", help="Read every byte of an artifact that was published before.")]
 GpuProduct = Annotated[
@@ -93,7 +108,10 @@ GpuProduct = Annotated[
     typer.Option(help="GPU product as nodes are labelled, such as NVIDIA-L4; refuse any other.", show_default=False),
 ]
 ComputeCapability = Annotated[
-    str | None, typer.Option(help="Compute capability, such as 8.9; refuse any other.", show_default=False)
+    str | None,
+    typer.Option(
+        help="Its compute capability, such as 8.9; refuse any other. Needs --gpu-product.", show_default=False
+    ),
 ]
 
 
@@ -308,6 +326,7 @@ def plan(
 
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
+    _refuse_capability_alone(gpu_product, compute_capability)
     folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
     with (
         _errors_told(termination_log, json_log=json_log),
@@ -338,6 +357,11 @@ def plan(
         )
         _terminate(termination_log, published.summary())
         print(published.uri)  # noqa: T201 (the result)
+
+
+def _refuse_capability_alone(gpu_product: str | None, compute_capability: str | None) -> None:
+    if compute_capability is not None and gpu_product is None:
+        raise typer.BadParameter("write which GPU, too: --gpu-product", param_hint="--compute-capability")
 
 
 def _shape(text: str) -> tuple[float, int]:
@@ -409,6 +433,7 @@ def fetch(
         raise typer.BadParameter("write which manifest: --manifest-sha256", param_hint="--shared")
     if size_limit is not None and not shared:
         raise typer.BadParameter("is for --shared", param_hint="--size-limit")
+    _refuse_capability_alone(gpu_product, compute_capability)
     reporter = _reporter(json_log=json_log)
     with _errors_told(termination_log, json_log=json_log):
         if gpu_product is not None or tensorrt is not None:
@@ -573,8 +598,13 @@ def serve(
                 http=f"http://{ports.host}:{ports.http}",
                 metrics=f"http://{ports.host}:{ports.metrics}/metrics",
             )
-            while server.process.poll() is None:
-                time.sleep(0.2)
+            try:
+                while server.process.poll() is None:
+                    time.sleep(0.2)
+            except (KeyboardInterrupt, SystemExit) as asked:
+                reporter.info("Triton stops")
+                number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
+                raise typer.Exit(128 + number) from asked
         raise BuilderError(f"Triton stopped by itself:\n{triton.errors_in(log)}")
 
 
@@ -627,8 +657,16 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
         signal.signal(signal.SIGTERM, former)
 
 
+def this_machine_directly(environment: Mapping[str, str]) -> dict[str, str]:
+    """What to set so that no proxy of `environment` is asked for Triton on loopback, which it could not reach."""
+    named = environment.get("no_proxy") or environment.get("NO_PROXY") or ""
+    value = ",".join([*filter(None, map(str.strip, named.split(","))), "127.0.0.1", "localhost"])
+    return {"no_proxy": value, "NO_PROXY": value}  # both: some programs read one, some the other
+
+
 def main() -> None:
     """Entry point."""
+    os.environ.update(this_machine_directly(os.environ))
     try:
         app()
     except ModuleNotFoundError as error:

@@ -23,6 +23,12 @@ class SourceError(BuilderError):
     exit_code = 10
 
 
+class SourceUnreachableError(SourceError):
+    """The checkpoint could not be fetched now: where it comes from is down or busy, or it was just being replaced."""
+
+    transient = True
+
+
 class CheckpointError(BuilderError):
     """The file is not a readable NeMo checkpoint, or is not safe to open."""
 

@@ -117,6 +117,10 @@ def build(options: Options, reporter: Reporter) -> Published:
     recipe_for(options, checkpoint_sha256="0" * 64, check_audio_sha256="0" * 64)  # refuse bad settings before any work
     if options.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", options.sha256):
         raise OptionError(f"--sha256: {options.sha256!r} is not a SHA-256 of 64 hexadecimal digits")
+    try:
+        options.source.encode()
+    except UnicodeEncodeError as error:  # a file's name may be any bytes; reports and manifests are text
+        raise OptionError(f"--source: {options.source!r} is not UTF-8; rename the file") from error
     with reported(options.work) as report:
         return _build(options, report, reporter)
 

@@ -95,7 +95,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Keep other builds out of a work folder; the lock ends with the process, however that ends.
 
     Raises:
-        WorkFolderError: Another build uses it, or it cannot be written.
+        WorkFolderError: Another build uses it, or it cannot be written or has no file locks.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -107,4 +107,8 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise WorkFolderError(f"another build uses {folder}; wait for it, or give another --work") from error
+        except OSError as error:
+            raise WorkFolderError(
+                f"{folder} has no file locks ({error.strerror}); give a --work on another kind of volume"
+            ) from error
         yield

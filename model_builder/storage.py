@@ -124,9 +124,11 @@ class Storage:
         prefix = f"{folder}/"
         try:
             pages = self._store.list(prefix)
-            return {str(item["path"]).removeprefix(prefix): int(item["size"]) for page in pages for item in page}
+            items = {str(item["path"]): int(item["size"]) for page in pages for item in page}
         except (BaseError, OSError) as error:
             raise self._failed("list", folder, error) from error
+        # Consoles mark a folder by an object named like it and a slash, which is listed without the slash.
+        return {path.removeprefix(prefix): size for path, size in items.items() if path.startswith(prefix)}
 
     def read(self, path: str) -> bytes:
         """A small object, whole.

@@ -2,7 +2,8 @@
 
 The starter holds this process's standard input open. When it closes, because the starter is done or was killed, the
 server's whole process group is killed. Triton needs this: its Python models do not always end with it (the stub of a
-killed server can wait for it for ever, with the interpreter's lock held). SIGTERM is passed on.
+killed server can wait for it for ever, with the interpreter's lock held). SIGTERM is passed on. The starter gives this
+process a session of its own, so that Ctrl-C and the end of a terminal reach the starter alone.
 """
 
 import os
@@ -26,7 +27,6 @@ def main(command: list[str]) -> int:
         kill_group()
 
     signal.signal(signal.SIGTERM, lambda _signal, _frame: server.terminate())
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the starter decides what Ctrl-C means
     threading.Thread(target=watch, daemon=True).start()
     code = server.wait()
     kill_group()

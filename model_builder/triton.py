@@ -219,6 +219,8 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=os.environ | environment,
+                # Else what ends a terminal's programs ends the tether too, before it can kill the server.
+                start_new_session=True,
             )
         try:
             _await_ready(process, ports, log)

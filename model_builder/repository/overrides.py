@@ -16,6 +16,7 @@ from pydantic.alias_generators import to_camel
 from tritonclient.grpc import model_config_pb2
 
 from asr_serving.tensors import model_names
+from model_builder.artifact import refuse_other_things
 from model_builder.errors import OverridesError, WorkFolderError
 from model_builder.recipe import Recipe
 from model_builder.repository.layout import IN_FLIGHT, VERSION
@@ -55,13 +56,17 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
 
     Raises:
         OverridesError: They do not fit what was built.
-        WorkFolderError: It cannot be written.
+        WorkFolderError: It cannot be written, or holds something else, which is left as it is.
     """
+    ours, theirs = artifact.resolve(), target.resolve()
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise WorkFolderError(f"{target} is, holds or lies in {artifact}; give a folder beside it")
     changed = _changed(artifact, overrides, recipe)
     try:
         if target.exists():
             if _is_laid(artifact, target, changed):
                 return
+            refuse_other_things(target)
             shutil.rmtree(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:

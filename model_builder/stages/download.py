@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_builder.errors import SourceError, WorkFolderError
+from model_builder.errors import SourceError, SourceUnreachableError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.storage import CHUNK, Stat, Storage
 
@@ -38,7 +38,8 @@ def run(
         The file's SHA-256, and whether it is of an earlier run.
 
     Raises:
-        SourceError: There is no such object, or it was changed meanwhile.
+        SourceError: There is no such object.
+        SourceUnreachableError: It was changed meanwhile.
         StorageError: Storage refused or failed; the next run continues.
         WorkFolderError: The file cannot be written.
     """
@@ -146,6 +147,6 @@ class _Copy:
                 raise
         if self.storage.stat(self.name) != self.there:
             self.ranges.unlink()
-            raise SourceError(
+            raise SourceUnreachableError(
                 f"{self.storage.join(self.name)} was changed while it was downloaded; run the build again"
             )

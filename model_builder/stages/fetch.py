@@ -1,17 +1,28 @@
 """Stage `fetch`: bring the checkpoint here, and say exactly which one it is."""
 
+import errno
 import hashlib
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_builder.errors import CheckpointError, MissingExtraError, SourceError, WorkFolderError
+from model_builder.errors import (
+    CheckpointError,
+    MissingExtraError,
+    SourceError,
+    SourceUnreachableError,
+    WorkFolderError,
+)
 from model_builder.progress import Reporter
 from model_builder.stages import download
 from model_builder.storage import Storage
 
 CHUNK = 8 * 1024 * 1024
+
+BUSY = {408, 429}
+"""Answers of the hub, besides those of a server that is down, after which the same request may succeed later."""
+DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 HUB = re.compile(r"^hf:(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?$")
 
@@ -42,6 +53,7 @@ def run(source: str, folder: Path, reporter: Reporter, *, sha256: str | None = N
 
     Raises:
         SourceError: It is not there or cannot be read; the message says what was tried.
+        SourceUnreachableError: It cannot be fetched now, and perhaps later.
         CheckpointError: It is another file than the pinned one.
         StorageError: Storage refused or failed.
         WorkFolderError: The folder cannot be written.
@@ -109,11 +121,28 @@ def _from_hub(repository: str, revision: str | None, folder: Path, reporter: Rep
         raise SourceError(
             f"{repository} is not on the hub, or is private: set HF_TOKEN to a token that may read it"
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError, ValueError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise SourceError(f"cannot fetch {repository}@{revision or 'main'} from the hub: {first}") from error
+    except (httpx.HTTPError, OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
+            raise WorkFolderError(f"cannot write to {folder}: {error.strerror}") from error
+        # What the client could not find out is hidden behind "please check your connection".
+        cause = (isinstance(error, errors.LocalEntryNotFoundError) and error.__cause__) or error
+        first = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+        kind = SourceUnreachableError if _may_pass(cause) else SourceError
+        raise kind(f"cannot fetch {repository}@{revision or 'main'} from the hub: {first}") from error
     sha256 = _digest(path, reporter)
     if found[0].lfs is not None and found[0].lfs.sha256 != sha256:
         path.unlink()
         raise SourceError(f"{repository} gave a file with SHA-256 {sha256}, but lists {found[0].lfs.sha256}")
     return Fetched(path, sha256, str(info.sha))
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the hub is down or busy, or the way to it broken, rather than wrong what it was asked for."""
+    import httpx  # noqa: PLC0415
+    from huggingface_hub import errors  # noqa: PLC0415
+
+    if isinstance(error, errors.HfHubHTTPError):
+        status = error.response.status_code
+        return status in BUSY or status >= httpx.codes.INTERNAL_SERVER_ERROR
+    # RuntimeError is how the client's own protocol for large files tells a network that fails.
+    return isinstance(error, httpx.TransportError | RuntimeError)

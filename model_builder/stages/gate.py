@@ -14,12 +14,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asr_client.transcription import TranscriptionError, channel, gather_bounded, infer, transcribe_all
+from asr_client.transcription import (
+    ServerUnavailableError,
+    TranscriptionError,
+    channel,
+    gather_bounded,
+    infer,
+    is_lost,
+    transcribe_all,
+)
 from asr_serving import tensors
 from asr_serving.tensors import model_names
 from model_builder import accuracy, triton
 from model_builder.audio_set import AudioSet
-from model_builder.errors import RejectedError
+from model_builder.errors import RejectedError, ServerError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Precision, Recipe
 from model_builder.repository.config import acoustic_inputs, acoustic_roles
@@ -42,7 +50,7 @@ def run(
     Raises:
         RejectedError: Word error rate or token agreement is past the recipe's thresholds, the tokens' log-probabilities
             differ from the checkpoint's by more than the precision explains, or a request failed.
-        ServerError: Triton did not start.
+        ServerError: Triton did not start, or ended, or does not answer.
     """
     names = model_names(recipe.model_name)
     roles = acoustic_roles(recipe)
@@ -55,9 +63,11 @@ def run(
             try:
                 texts = {role: _texts(url, names[role], audio, task) for role in text_roles}
                 heard = {role: asyncio.run(_heard(url, recipe, role, audio, task)) for role in roles}
-            except RejectedError:
+            except TranscriptionError as error:
                 server.check_alive()
-                raise
+                if isinstance(error, ServerUnavailableError) or is_lost(error):
+                    raise ServerError(f"{error}:\n{triton.errors_in(log)}") from error
+                raise RejectedError(str(error)) from error
         figures = _figures(texts, heard, audio, references)
         figures["server"] = triton.version()
         told = (
@@ -81,7 +91,7 @@ def _texts(url: str, model: str, audio: AudioSet, task: Task) -> list[str]:
     texts = []
     for utterance, result in zip(audio.utterances, results, strict=True):
         if isinstance(result, TranscriptionError):
-            raise RejectedError(f"{model} failed on {utterance.name}: {result}")
+            raise TranscriptionError(f"{model} failed on {utterance.name}: {result}", result.status) from result
         texts.append(result.text)
     return texts
 
@@ -116,7 +126,8 @@ async def _heard(url: str, recipe: Recipe, role: str, audio: AudioSet, task: Tas
         try:
             await gather_bounded(jobs, CONCURRENCY)
         except TranscriptionError as error:
-            raise RejectedError(f"{names['preprocessing']} or {names[role]} failed: {error}") from error
+            failed = f"{names['preprocessing']} or {names[role]} failed: {error}"
+            raise TranscriptionError(failed, error.status) from error
     return [found[index] for index in range(len(found))]
 
 

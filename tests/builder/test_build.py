@@ -1,7 +1,13 @@
 """From the demo checkpoint to a published artifact, by the command line."""
 
+import os
 from pathlib import Path
 
+import pytest
+
+from model_builder import audio_set
+from model_builder.progress import NullReporter
+from model_builder.stages import check_audio
 from tests.builder.conftest import Builder, Built
 
 
@@ -93,3 +99,27 @@ def test_a_checkpoint_in_the_bucket_is_a_source_and_gives_the_same_artifact(
         *("--storage", f"{builder.s3.uri}/tests", "--work", str(builder.folder / "from-bucket")),
     )
     assert again.stdout.splitlines() == [built.uri]
+
+
+def test_a_proxy_that_cannot_reach_this_machine_does_not_matter(
+    builder: Builder, demo_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    builder.build("proxied", "--max-batch-size", "2", source=demo_checkpoint)
+
+
+def test_the_mark_of_a_folder_in_the_bucket_is_no_check_audio(
+    builder: Builder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = next(audio_set.SHIPPED.glob("*.wav"))
+    (builder.s3.folder / "marked").mkdir()
+    (builder.s3.folder / "marked" / audio.name).write_bytes(audio.read_bytes())
+    # This makes it an object `marked/` for the server.
+    os.setxattr(builder.s3.folder / "marked", "user.etag", b'"d41d8cd98f00b204e9800998ecf8427e"')
+    for name, value in builder.s3.environment.items():
+        monkeypatch.setenv(name, value)
+    with check_audio.brought(f"{builder.s3.uri}/marked", tmp_path, NullReporter()) as folder:
+        assert [path.name for path in folder.iterdir()] == [audio.name]

@@ -137,3 +137,11 @@ def test_wrong_credentials_are_told_and_nothing_is_built(
     )
     assert done.returncode == 30
     assert "cannot read s3://asr-models/hostile/" in done.stderr
+
+
+def test_a_source_whose_name_is_no_text_is_refused(builder: Builder, demo_checkpoint: Path, tmp_path: Path) -> None:
+    source = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.nemo"))
+    source.symlink_to(demo_checkpoint)
+    done = refused(builder, source)
+    assert done.returncode == 2
+    assert "is not UTF-8; rename the file" in done.stderr

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import resource
 import secrets
 import subprocess
 import sys
@@ -25,7 +26,7 @@ try:
     found = fetch.run(sys.argv[1], Path(sys.argv[2]), NullReporter())
     print(found.path, found.sha256, found.revision)
 except BuilderError as error:
-    print(error.reason, error)
+    print(error.reason, 'transient' if error.transient else 'lasting', error)
 """
 
 
@@ -36,6 +37,7 @@ class Hub(ThreadingHTTPServer):
         files: Its files.
         listed: SHA-256 that it lists for each.
         sent: Bytes of files that it sent.
+        failing: Status that it answers instead, by the beginning of the path.
     """
 
     def __init__(self) -> None:
@@ -43,6 +45,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.listed: dict[str, str] = {}
         self.sent = 0
+        self.failing: dict[str, int] = {}
 
     def add(self, name: str, content: bytes) -> None:
         self.files[name] = content
@@ -54,7 +57,10 @@ class Answers(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.partition("?")[0]
-        if path.startswith(f"/api/models/{REPOSITORY}"):
+        failing = [status for start, status in self.server.failing.items() if path.startswith(start)]
+        if failing:
+            self.answer(failing[0], b"{}")
+        elif path.startswith(f"/api/models/{REPOSITORY}"):
             siblings = [
                 {
                     "rfilename": name,
@@ -101,8 +107,11 @@ def hub() -> Iterator[Hub]:
         server.shutdown()
 
 
-def fetched(hub: Hub, source: str, folder: Path) -> str:
-    """What the stage says, in a process of its own: the hub's client reads its environment when it is imported."""
+def fetched(hub: Hub, source: str, folder: Path, *, limit: int = resource.RLIM_INFINITY) -> str:
+    """What the stage says, in a process of its own: the hub's client reads its environment when it is imported.
+
+    `limit` is the size in bytes that no file on disk can exceed.
+    """
     settings = {"HF_ENDPOINT": f"http://127.0.0.1:{hub.server_address[1]}", "HF_HUB_DISABLE_XET": "1"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, source, str(folder)],
@@ -111,6 +120,7 @@ def fetched(hub: Hub, source: str, folder: Path) -> str:
         text=True,
         check=True,
         timeout=120,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
     )
     return done.stdout.strip()
 
@@ -137,9 +147,32 @@ def test_a_repository_must_hold_one_checkpoint(hub: Hub, tmp_path: Path, names: 
     for name in names:
         hub.add(name, b"")
     assert fetched(hub, f"hf:{REPOSITORY}", tmp_path).startswith(
-        f"SourceUnavailable {REPOSITORY} holds {len(names)} .nemo files"
+        f"SourceUnavailable lasting {REPOSITORY} holds {len(names)} .nemo files"
     )
 
 
 def test_a_repository_that_is_not_there_or_not_ours_to_read_is_told(hub: Hub, tmp_path: Path) -> None:
     assert "is not on the hub, or is private: set HF_TOKEN" in fetched(hub, "hf:nobody/nothing", tmp_path)
+
+
+@pytest.mark.parametrize("part", ["/api", f"/{REPOSITORY}"], ids=["what there is", "the file"])
+@pytest.mark.parametrize(("status", "kind"), [(503, "transient"), (429, "transient"), (403, "lasting")])
+def test_a_hub_that_is_down_or_busy_may_be_asked_again_and_one_that_refuses_not(
+    hub: Hub, tmp_path: Path, part: str, status: int, kind: str
+) -> None:
+    hub.add("english.nemo", b"some bytes")
+    hub.failing[part] = status
+    said = fetched(hub, f"hf:{REPOSITORY}", tmp_path)
+    assert said.startswith(f"SourceUnavailable {kind} cannot fetch {REPOSITORY}@main from the hub: ")
+    assert str(status) in said
+
+
+def test_a_hub_that_is_not_there_may_be_asked_again(hub: Hub, tmp_path: Path) -> None:
+    hub.shutdown()
+    hub.server_close()
+    assert fetched(hub, f"hf:{REPOSITORY}", tmp_path).startswith("SourceUnavailable transient cannot fetch")
+
+
+def test_a_disk_that_is_full_is_no_fault_of_the_hub(hub: Hub, tmp_path: Path) -> None:
+    hub.add("english.nemo", secrets.token_bytes(3_000_000))
+    assert fetched(hub, f"hf:{REPOSITORY}", tmp_path, limit=2_000_000).startswith("WorkFolderUnusable lasting")

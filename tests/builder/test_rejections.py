@@ -1,8 +1,11 @@
 """A repository that does not transcribe like the checkpoint is not published: each damage is told with its figures."""
 
 import json
+import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,12 @@ import pytest
 
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError, ServerError
-from model_builder.progress import NullReporter
+from model_builder.progress import NullReporter, NullTask, Reporter, Task
 from model_builder.recipe import Recipe
 from model_builder.stages import check, gate
 from tests.builder.conftest import Built
+from tests.cluster.machine import until
+from tests.support.processes import servers_over
 
 MODEL = Path("onnx_english_stt/1/model.onnx")
 
@@ -99,7 +104,9 @@ def truncate_the_model(repository: Path) -> None:
     (repository / MODEL).write_bytes(content[: len(content) // 2])
 
 
-def judged(built: Built, audio: AudioSet, folder: Path, damage: Callable[[Path], None]) -> dict[str, Any]:
+def judged(
+    built: Built, audio: AudioSet, folder: Path, damage: Callable[[Path], None], reporter: Reporter | None = None
+) -> dict[str, Any]:
     repository = folder / "repository"
     shutil.copytree(built.work / "repository", repository)
     damage(repository)
@@ -109,7 +116,7 @@ def judged(built: Built, audio: AudioSet, folder: Path, damage: Callable[[Path],
         check.load(built.work / "graphs" / "references.json"),
         recipe=Recipe.model_validate(built.report["recipe"]),
         log=folder / "triton.log",
-        reporter=NullReporter(),
+        reporter=reporter or NullReporter(),
     )
 
 
@@ -178,3 +185,26 @@ def test_what_was_served_is_compared_log_probability_by_log_probability(built: B
 def test_a_model_that_does_not_load_is_told_with_the_log(built: Built, check_audio: AudioSet, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="onnx_english_stt"):
         judged(built, check_audio, tmp_path, truncate_the_model)
+
+
+def test_a_server_that_ends_before_the_first_request_is_no_fault_of_the_model(
+    built: Built, check_audio: AudioSet, tmp_path: Path
+) -> None:
+    class Killing(NullReporter):
+        """Kills Triton when it is ready."""
+
+        @contextmanager
+        def task(self, name: str, total: float | None = None) -> Iterator[Task]:
+            del name, total
+
+            class Note(NullTask):
+                def note(self, text: str) -> None:
+                    if text == "Triton transcribes the check audio":
+                        for process in servers_over(tmp_path):
+                            os.kill(int(process), signal.SIGKILL)
+                        until(lambda: not servers_over(tmp_path), "the end of Triton")
+
+            yield Note()
+
+    with pytest.raises(ServerError, match="Triton ended with exit code"):
+        judged(built, check_audio, tmp_path, lambda _: None, Killing())

@@ -1,6 +1,7 @@
 """Through a real Triton: padding, batching, and requests that never touch each other."""
 
 import asyncio
+import os
 import re
 import shutil
 import signal
@@ -122,19 +123,40 @@ def test_bad_requests_never_change_the_answers_of_others(
     assert len(refused) == len(good)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
-def test_no_server_outlives_the_command_that_started_it(repository: Path, ending: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("ending", "code", "told"),
+    [
+        (signal.SIGINT, 130, ["Triton stops\n"]),
+        (signal.SIGTERM, 143, ["Triton stops\n"]),
+        (signal.SIGHUP, -signal.SIGHUP, []),
+    ],
+    ids=["Ctrl-C", "SIGTERM", "closed terminal"],
+)
+def test_no_server_outlives_the_command_that_started_it(
+    repository: Path, ending: signal.Signals, code: int, told: list[str]
+) -> None:
     ports = triton.Ports.free()
     numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
     with subprocess.Popen(
-        [program("model-builder"), "serve", str(repository), *numbers], stderr=subprocess.PIPE, text=True
+        [program("model-builder"), "serve", str(repository), *numbers],
+        stderr=subprocess.PIPE,
+        text=True,
+        process_group=0,
     ) as command:
         assert command.stderr is not None
         assert any(line.startswith("ready") for line in command.stderr)
-        command.send_signal(ending)
-        command.wait(60)
-    with pytest.raises(ConnectionRefusedError):
-        socket.create_connection((ports.host, ports.grpc), timeout=5)
+        os.killpg(command.pid, ending)  # as a terminal does, to all that it started
+        assert command.wait(60) == code
+        assert command.stderr.readlines() == told
+
+    def refused() -> bool:
+        try:
+            socket.create_connection((ports.host, ports.grpc), timeout=5).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    until(refused, "the end of Triton", seconds=30)
 
 
 def test_256_mixed_utterances_in_flight_form_batches_of_little_padding(

@@ -264,6 +264,14 @@ def test_what_is_no_artifact_of_ours_stays(cache: Path, first: Published, second
     assert "lost+found" in visible(cache)
 
 
+def test_a_folder_that_was_never_an_artifact_is_left_as_it_is(cache: Path, first: Published) -> None:
+    place(cache, first).mkdir(parents=True)
+    (place(cache, first) / "thesis.txt").write_text("years of work")
+    with pytest.raises(WorkFolderError, match="is no artifact, and not empty"):
+        fetch(cache, first)
+    assert (place(cache, first) / "thesis.txt").read_text() == "years of work"
+
+
 def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, first: Published) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(WorkFolderError, match="cannot write"):

@@ -110,6 +110,13 @@ def test_another_manifest_than_the_pinned_one_is_refused(published: artifact_sto
         artifact_store.fetch(published.uri, tmp_path / "fetched", sha256="0" * 64, reporter=QUIET)
 
 
+def test_a_file_in_the_place_of_the_folder_is_left_alone(published: artifact_store.Published, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("something")
+    with pytest.raises(WorkFolderError, match="is no folder"):
+        artifact_store.fetch(published.uri, tmp_path / "file", sha256=None, reporter=QUIET)
+    assert (tmp_path / "file").read_text() == "something"
+
+
 def test_a_folder_in_use_is_left_alone(published: artifact_store.Published, tmp_path: Path) -> None:
     destination = tmp_path / "fetched"
     destination.mkdir()

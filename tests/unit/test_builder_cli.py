@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from model_builder.cli import app
+from model_builder.cli import app, this_machine_directly
 
 PLACES = ("--source", "english.nemo", "--name", "english_stt", "--storage", "file:///store")
 
@@ -31,3 +31,23 @@ def test_the_case_of_an_engine_does_not_matter() -> None:
 
     assert result.exit_code == 2
     assert "a plan is for tensorrt, or for both" in result.output
+
+
+@pytest.mark.parametrize(
+    ("given", "merged"),
+    [
+        ({}, "127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example, .b.example"}, "a.example,.b.example,127.0.0.1,localhost"),
+        ({"NO_PROXY": "a.example", "no_proxy": "b.example"}, "b.example,127.0.0.1,localhost"),
+    ],
+)
+def test_this_machine_is_asked_directly_besides_what_the_user_excepts(given: dict[str, str], merged: str) -> None:
+    assert this_machine_directly(given) == {"no_proxy": merged, "NO_PROXY": merged}
+
+
+@pytest.mark.parametrize("command", [("fetch", "file:///store/key", "model"), ("plan", "key", "--storage", "x")])
+def test_a_compute_capability_without_its_gpu_is_refused(command: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, [*command, "--compute-capability", "8.9"])
+
+    assert result.exit_code == 2
+    assert "write which GPU, too: --gpu-product" in result.output

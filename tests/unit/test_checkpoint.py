@@ -85,6 +85,13 @@ def test_members_that_a_checkpoint_has_no_use_for_are_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.nemo", "unpacked"]
 
 
+def test_a_member_with_a_name_that_no_file_can_have_is_refused(write: Write, tmp_path: Path) -> None:
+    info = member("long")
+    info.pax_headers = {"path": "a\0b"}
+    with pytest.raises(CheckpointError, match="a name that no file can have"):
+        opened(write(extra=info), tmp_path / "unpacked")
+
+
 def test_a_member_that_comes_twice_is_refused(write: Write, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="twice"):
         opened(write(extra=member("model_config.yaml")), tmp_path / "unpacked")

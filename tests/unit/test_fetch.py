@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model_builder.errors import CheckpointError, SourceError, WorkFolderError
+from model_builder.errors import CheckpointError, SourceError, SourceUnreachableError, WorkFolderError
 from model_builder.progress import NullReporter, NullTask, Task
 from model_builder.stages import download, fetch
 
@@ -123,7 +123,7 @@ def test_an_object_that_changes_while_it_is_brought_is_refused(
             other.replace(source)
 
     monkeypatch.setattr(download, "PARALLEL", 1)
-    with pytest.raises(SourceError, match="was changed while it was downloaded"):
+    with pytest.raises(SourceUnreachableError, match="was changed while it was downloaded"):
         fetch.run(source.as_uri(), work, Replacing())
     assert not (work / "source.nemo").exists()
     assert fetch.run(source.as_uri(), work, QUIET).sha256 == digest(source)

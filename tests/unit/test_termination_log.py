@@ -19,3 +19,11 @@ def test_a_message_that_is_too_long_is_cut_and_stays_readable(tmp_path: Path, le
     told = json.loads(log.read_text())
     assert told["reason"]
     assert letter * 20 in told["message"]
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_done(tmp_path: Path) -> None:
+    log = tmp_path / "nowhere" / "termination-log"
+    result = CliRunner().invoke(app, ["fetch", "file:///nowhere/key", "model", "--termination-log", str(log)])
+    assert result.exit_code == 2
+    assert "--termination-log" in result.output
+    assert "No such file or directory" in result.output

@@ -18,6 +18,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,8 +109,9 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
 
 def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
     """The server's command line."""
+    regions = f"triton-{uuid.uuid4().hex}-"
     return [
-        *(sys.executable, "-m", "model_builder.tether"),
+        *(sys.executable, "-m", "model_builder.tether", regions),
         binary,
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
@@ -118,6 +120,7 @@ def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list
         "--exit-on-error=true",
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-region-prefix-name={regions}",
         f"--grpc-address={ports.host}",
         f"--http-address={ports.host}",
         f"--metrics-address={ports.host}",

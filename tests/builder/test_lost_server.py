@@ -9,6 +9,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from model_builder import audio_set, triton
+from model_builder.tether import SHARED_MEMORY
 from tests.cluster.machine import until
 from tests.support.load import Load, steady, utterances
 from tests.support.programs import program
@@ -68,6 +69,21 @@ def test_without_retries_the_failures_of_a_killed_server_are_told(repository: Pa
     load, right = interrupted(repository, kill, retries=0)
     assert load.errors
     assert load.wrong(right) == []
+
+
+def regions(server: triton.Server) -> set[Path]:
+    """Shared memory that Triton and its Python models have made."""
+    assert isinstance(server.process.args, list)
+    (prefix,) = (item.partition("prefix-name=")[2] for item in server.process.args if "shm-region-prefix" in item)
+    return set(SHARED_MEMORY.glob(f"{prefix}*"))
+
+
+def test_a_killed_server_leaves_no_shared_memory(repository: Path) -> None:
+    with triton.serve(repository) as server, triton.serve(repository) as other:
+        assert len(regions(server)) >= 4, "each of our three models has one, and the acoustic one"
+        kill(server)
+        assert not regions(server)
+        assert len(regions(other)) >= 4, "another server's"
 
 
 def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:

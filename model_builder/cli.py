@@ -546,7 +546,7 @@ def serve(
             )
             while server.process.poll() is None:
                 time.sleep(0.2)
-        raise BuilderError(f"Triton stopped by itself:\n{triton.errors_in(log)}")
+            server.check_alive()
 
 
 def _reporter(*, json_log: bool) -> Reporter:

@@ -1,6 +1,8 @@
 """A real Triton that is killed and started again, or stopped, while clients ask it."""
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -84,6 +86,23 @@ def test_a_killed_server_leaves_no_shared_memory(repository: Path) -> None:
         kill(server)
         assert not regions(server)
         assert len(regions(other)) >= 4, "another server's"
+
+
+def test_serve_tells_what_killed_its_triton(repository: Path) -> None:
+    ports = triton.Ports.free()
+    numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
+    with subprocess.Popen(
+        [program("model-builder"), "serve", str(repository), *numbers], stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stderr is not None
+        assert any(line.startswith("ready") for line in command.stderr)
+        tether = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()[0]
+        server = Path(f"/proc/{tether}/task/{tether}/children").read_text().split()[0]
+        os.kill(int(server), signal.SIGFPE)
+        told = command.stderr.read()
+        assert command.wait(60) == 40, told
+    assert "Triton ended with exit code 136 (SIGFPE)" in told
+    assert "CUDA" not in told
 
 
 def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:

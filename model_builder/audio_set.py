@@ -70,6 +70,8 @@ class AudioSet:
 def load(folder: Path, *, max_seconds: int) -> AudioSet:
     """Read WAV and FLAC files, and `transcripts.json` ({"file.wav": {"text": "..."}}) beside them if there is one.
 
+    Of the set that ships, what is longer than `max_seconds` is left out: users cannot change it.
+
     Raises:
         CheckAudioError: No folder, no audio, or a file that is not audio, too short or longer than `max_seconds`.
     """
@@ -85,9 +87,11 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
         if not path.name.isprintable():
             raise CheckAudioError(f"{folder} holds {path.name!r}; names of check audio must be printable")
         try:
-            signal = read(path, max_seconds=max_seconds)
+            signal = read(path, max_seconds=None if folder == SHIPPED else max_seconds)
         except AudioFileError as error:
             raise CheckAudioError(str(error)) from error
+        if folder == SHIPPED and signal.size > max_seconds * SAMPLE_RATE:
+            continue
         if not MIN_SAMPLES <= signal.size <= max_seconds * SAMPLE_RATE:
             raise CheckAudioError(
                 f"{path} is {signal.size / SAMPLE_RATE:.2f} s long; check audio must have between 0.025 s and "
@@ -96,6 +100,10 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
         text = texts.get(path.name)
         digest.update(f"{path.name}\0{text or ''}\0{signal.size}\0".encode() + signal.tobytes())
         utterances.append(Utterance(path.name, signal, text))
+    if not utterances:
+        raise CheckAudioError(
+            f"none of the check audio that ships is at most {max_seconds} s long; give your own, no longer than that"
+        )
     return AudioSet(tuple(utterances), digest.hexdigest())
 
 

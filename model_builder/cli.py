@@ -176,10 +176,10 @@ def build(
     if precision is PrecisionChoice.bf16 and not with_plan:
         raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
     folder = work or _default_work() / name
-    with _errors_told(termination_log, json_log=json_log):
+    with _errors_told(termination_log, json_log=json_log), ExitStack() as held:
         if with_plan:
             plan_pipeline.check_machine()  # before the checkpoint is exported in vain
-        audio = check_audio_stage.bring(check_audio, folder, _reporter(json_log=json_log))
+        audio = held.enter_context(check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)))
         published = pipeline.build(
             pipeline.Options(
                 source=source,
@@ -289,7 +289,10 @@ def plan(
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
     folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
-    with _errors_told(termination_log, json_log=json_log):
+    with (
+        _errors_told(termination_log, json_log=json_log),
+        check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)) as audio,
+    ):
         published = plan_pipeline.build(
             plan_pipeline.Options(
                 artifact=artifact_uri,
@@ -299,7 +302,7 @@ def plan(
                 engine=ENGINES[engine],
                 precision=Precision(precision.upper()),
                 shapes=tuple(_shape(text) for text in shape or ()),
-                check_audio=check_audio_stage.bring(check_audio, folder, _reporter(json_log=json_log)),
+                check_audio=audio,
                 limits=tensorrt.Limits(
                     seconds=time_limit_seconds,
                     workspace=None if workspace_gb is None else int(workspace_gb * 1024**3),
@@ -512,7 +515,7 @@ def _show(rows: dict[str, Any], *, as_json: bool) -> None:
     table.add_column(overflow="fold")
     for key, value in rows.items():
         table.add_row(key, str(value))
-    Console().print(table)
+    Console(markup=False).print(table)
 
 
 @app.command()

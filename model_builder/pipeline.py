@@ -71,6 +71,11 @@ class Report:
         except OSError as error:
             raise WorkFolderError(f"cannot write {self.path}: {error}") from error
 
+    def failed(self, reason: str, message: str) -> None:
+        """Say why nothing was published."""
+        self.content |= {"status": "failed", "reason": reason, "message": message}
+        self.write()
+
     def page(self) -> None:
         """Write the report for people beside it, where matplotlib is there to draw it."""
         if importlib.util.find_spec("matplotlib") is None:
@@ -124,12 +129,16 @@ def reported(work: Path) -> Iterator[Report]:
         try:
             yield report
         except BuilderError as error:
-            report.content |= {"status": "failed", "reason": error.reason, "message": str(error)}
-            report.write()
+            report.failed(error.reason, str(error))
             raise
         except OSError as error:
             # Storage and sources have errors of their own: this is the work folder, full or not writable.
-            raise WorkFolderError(f"cannot write below {work}: {error}") from error
+            told = WorkFolderError(f"cannot write below {work}: {error}")
+            report.failed(told.reason, str(told))
+            raise told from error
+        except Exception as error:
+            report.failed(BuilderError.reason, f"{type(error).__name__}: {error}")
+            raise
         except (KeyboardInterrupt, SystemExit):
             report.content |= {"status": "interrupted", "message": "the next run continues", "reason": "Interrupted"}
             report.write()
@@ -175,7 +184,13 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     )
     stage(
         "frontend",
-        {"acoustic": sha256_of(acoustic), "precision": recipe.precision, "frontend": recipe.frontend},
+        {
+            "acoustic": sha256_of(acoustic),
+            "checkpoint": fetched.sha256,  # its window and mel bank
+            "precision": recipe.precision,
+            "frontend": recipe.frontend,
+            "wire": recipe.wire,
+        },
         [mel, model],
         lambda: frontend.run(checkpoint(), acoustic, mel, model, recipe=recipe, reporter=reporter),
     )
@@ -206,7 +221,11 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     checkpoint.release()
     gated = stage(
         "gate",
-        {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(heard)},
+        {
+            "repository": content_digest(artifact_store.describe(folder)),
+            "heard": sha256_of(heard),
+            "recipe": recipe.model_dump(mode="json"),
+        },
         [],
         lambda: gate.run(
             folder, audio, check.load(heard), recipe=recipe, log=options.work / "triton.log", reporter=reporter
@@ -249,7 +268,7 @@ class Resumable:
             entry.update(result)
             if reused:
                 entry["reused"] = True
-                self.reporter.info(f"[dim]=[/] {name:<12} unchanged since an earlier run")
+                self.reporter.info(f"= {name:<12} unchanged since an earlier run")
         return result
 
 

@@ -136,7 +136,13 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     )
     measured = stage(
         "measure",
-        {"plan": sha256_of(planned), "gpu": gpu.product, "quick": options.quick, "ms": options.max_batch_milliseconds},
+        {
+            "plan": sha256_of(planned),
+            "gpu": gpu.product,
+            "quick": options.quick,
+            "ms": options.max_batch_milliseconds,
+            "recipe": recipe.model_dump(mode="json"),
+        },
         [],
         lambda: measure.run(
             planned,
@@ -166,7 +172,11 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
         )
     gated = stage(
         "gate",
-        {"repository": content_digest(artifact_store.describe(folder)), "heard": sha256_of(onnx / REFERENCES)},
+        {
+            "repository": content_digest(artifact_store.describe(folder)),
+            "heard": sha256_of(onnx / REFERENCES),
+            "recipe": recipe.model_dump(mode="json"),
+        },
         [],
         lambda: gate.run(folder, audio, heard, recipe=recipe, log=options.work / "triton.log", reporter=reporter),
     )

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 PROGRESS_SECONDS = 30.0
 """Between two lines of progress in a log: a plan takes minutes, and a silent pod looks like one that hangs."""
@@ -112,8 +113,10 @@ class RichReporter:
 
     def info(self, message: str, **fields: object) -> None:
         """Print a line above the bars."""
-        details = "  ".join(f"[dim]{key}[/]={value}" for key, value in fields.items())
-        self._console.print(message + ("  " + details if details else ""), soft_wrap=True)
+        line = Text(message)  # not markup: file names and URIs may hold brackets
+        for key, value in fields.items():
+            line.append("  ").append(key, "dim").append(f"={value}")
+        self._console.print(line, soft_wrap=True)
 
     @contextmanager
     def task(self, name: str, total: float | None = None) -> Iterator[Task]:
@@ -125,7 +128,7 @@ class RichReporter:
             BarColumn(bar_width=30),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
         )
         shown = _RichTask()
         try:
@@ -136,12 +139,13 @@ class RichReporter:
                 shown.identity = progress.add_task(name, total=total, note="")
                 yield shown
         except BaseException:
-            self._line("[red]✗[/]", name, started, shown.last)
+            self._line("✗", "red", name, started, shown.last)
             raise
-        self._line("[green]✓[/]", name, started, shown.last)
+        self._line("✓", "green", name, started, shown.last)
 
-    def _line(self, mark: str, name: str, started: float, note: str) -> None:
-        self._console.print(f"{mark} {name:<12} {time.monotonic() - started:6.1f} s  [dim]{note}[/]", soft_wrap=True)
+    def _line(self, mark: str, colour: str, name: str, started: float, note: str) -> None:
+        spent = f"{time.monotonic() - started:6.1f} s"
+        self._console.print(Text.assemble((mark, colour), f" {name:<12} {spent}  ", (note, "dim")), soft_wrap=True)
 
 
 class _RichTask:

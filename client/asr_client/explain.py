@@ -51,6 +51,7 @@ HINTS: dict[str, str] = {
     "spec.image.tensorrt.",
     Reason.INVALID_SPEC: "The operator is older than the resource's CRD, or has other rules: upgrade it, and see "
     "asr-operator check.",
+    Reason.OPERATOR_ERROR: "Ask whoever runs the operator: its log has the error.",
     Reason.API_SERVER_ERROR: "Wait; if it lasts, ask whoever runs the cluster: the message is the API server's.",
     Reason.NAME_TAKEN: "Rename the resource or its pool, or remove the object that has the name.",
     Reason.REFUSED: "Change what the API server names in the message: quota, policy, or a field of the spec.",

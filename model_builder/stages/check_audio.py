@@ -1,28 +1,40 @@
 """Check audio from where the user keeps it: a folder, or a folder in object storage that is brought here first."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from model_builder import audio_set
 from model_builder.errors import CheckAudioError, SourceError, WorkFolderError
 from model_builder.progress import Reporter
+from model_builder.resume import locked
 from model_builder.storage import Storage
 
 MAX_BYTES = 1024**3
 """Of all files. A minute of audio is 2 MB; more than hours would take longer to check than to build."""
 
 
-def bring(source: str | None, work: Path, reporter: Reporter) -> Path:
+@contextmanager
+def brought(source: str | None, work: Path, reporter: Reporter) -> Iterator[Path]:
     """The folder with the check audio; that which ships if `source` is None.
+
+    What is brought here is this build's alone within the block: another one would empty the folder first.
 
     Raises:
         CheckAudioError: The location holds nothing, or too much.
         StorageError: Storage refused or failed.
-        WorkFolderError: The files cannot be written.
+        WorkFolderError: Another build uses the folder, or the files cannot be written.
     """
     if source is None:
-        return audio_set.SHIPPED
-    if "://" not in source:
-        return Path(source)
+        yield audio_set.SHIPPED
+    elif "://" not in source:
+        yield Path(source)
+    else:
+        with locked(work / "check-audio"):
+            yield _bring(source, work / "check-audio" / "files", reporter)
+
+
+def _bring(source: str, folder: Path, reporter: Reporter) -> Path:
     parent, _, name = source.rstrip("/").rpartition("/")
     try:
         storage = Storage(parent)
@@ -33,7 +45,6 @@ def bring(source: str | None, work: Path, reporter: Reporter) -> Path:
         raise CheckAudioError(f"{source} holds no files; give a folder with WAV or FLAC files")
     if sum(found.values()) > MAX_BYTES:
         raise CheckAudioError(f"{source} holds {sum(found.values()) / 1e9:.1f} GB; at most 1 GB of audio is checked")
-    folder = work / "check-audio"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for stale in folder.iterdir():

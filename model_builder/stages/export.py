@@ -9,7 +9,7 @@ from model_builder.nemo import Checkpoint
 from model_builder.progress import Reporter
 
 EXAMPLE_FRAMES = 401
-"""Any length will do; an odd one shows constants that should have been variable."""
+"""Any length up to the longest audio will do; an odd one shows constants that should have been variable."""
 
 
 def run(
@@ -23,6 +23,9 @@ def run(
         vocabulary: The JSON file of the vocabulary.
         max_seconds: Longest audio; sizes the table of positions.
         reporter: Told of the progress.
+
+    Raises:
+        UnsupportedCheckpointError: Its weights are more than one ONNX file can hold.
     """
     import torch  # noqa: PLC0415
 
@@ -31,11 +34,12 @@ def run(
     with reporter.task("export") as task:
         hop = int(checkpoint.mel_parts()["hop"])
         # Plans pad the longest audio up to their next length: the table of positions must reach that far.
-        checkpoint.limit_audio(plan_shapes.padded_length(max_seconds) // hop + 1)
-        features = checkpoint.description.features
+        longest = plan_shapes.padded_length(max_seconds) // hop + 1
+        checkpoint.limit_audio(longest)
+        features, frames = checkpoint.description.features, min(EXAMPLE_FRAMES, longest)
         example = (
-            torch.randn(2, features, EXAMPLE_FRAMES),
-            torch.tensor([[EXAMPLE_FRAMES], [EXAMPLE_FRAMES - 100]], dtype=torch.int32),
+            torch.randn(2, features, frames),
+            torch.tensor([[frames], [frames - frames // 4]], dtype=torch.int32),
         )
         with checkpoint.untyped():
             torch_graph.export(

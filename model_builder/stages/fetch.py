@@ -82,7 +82,7 @@ def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
         Storage(parent), name, target, digest=lambda path: _digest(path, reporter), reporter=reporter
     )
     if earlier:
-        reporter.info(f"[dim]=[/] {'download':<12} unchanged since an earlier run")
+        reporter.info(f"= {'download':<12} unchanged since an earlier run")
     return Fetched(target, sha256)
 
 

@@ -1,6 +1,7 @@
 """Checks manifests without a cluster: by the models, by the rules in CEL, and for names that nobody knows."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,11 +78,24 @@ def _rules(value: Any, schema: dict[str, Any], path: str) -> Iterator[Finding]: 
     for rule in schema.get("x-kubernetes-validations", ()):
         if not cel.evaluate(rule["rule"], {"self": value}):
             yield Finding(f"{path}{rule.get('fieldPath', '')}".lstrip(".") or "the resource", rule["message"])
-    if isinstance(value, dict):
+    if isinstance(value, str) and schema.get("x-kubernetes-int-or-string"):
+        # Other texts the models have looked at.
+        if not re.search(schema["pattern"], value):
+            yield Finding(path.lstrip("."), f"{value!r} does not match {schema['pattern']}")
+    elif isinstance(value, dict):
         for key, item in value.items():
-            inner = schema.get("properties", {}).get(key)
+            inner = schema.get("properties", {}).get(key) or schema.get("additionalProperties")
             if inner is not None:
                 yield from _rules(item, inner, f"{path}.{key}")
     elif isinstance(value, list) and "items" in schema:
+        yield from _twice(value, schema.get("x-kubernetes-list-map-keys", ()), path)
         for index, item in enumerate(value):
             yield from _rules(item, schema["items"], f"{path}[{index}]")
+
+
+def _twice(items: list[Any], keys: Sequence[str], path: str) -> Iterator[Finding]:
+    """Items of a list that are called as one before them, where these fields tell them apart."""
+    called = [tuple(item.get(key) for key in keys) for item in items] if keys else []
+    for index, name in enumerate(called):
+        if name in called[:index]:
+            yield Finding(f"{path}[{index}]".lstrip("."), f"there is one with this {', '.join(keys)} already")

@@ -1,6 +1,7 @@
 """The only module that talks to the API server: reads, server-side apply, deletions, events. It blocks: use threads."""
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from asr_operator.events import Reason
 from asr_operator.store import Key, Store, key_of
 
 Object = dict[str, Any]
+LOG = logging.getLogger(__name__)
 
 PAGE = 100
 """Objects of one answer to a listing: parsed, five hundred would take as much memory as all else."""
@@ -27,6 +29,8 @@ TIMEOUT = (10, 30)
 """Seconds to connect, and to wait for an answer."""
 APPLY = "application/apply-patch+yaml"
 JSON_PATCH = "application/json-patch+json"
+NOTE_BYTES = 1024
+"""Of an event, at most."""
 UNTYPED = "failed to create typed patch object"
 """What the API server says, with status 500, of an object with a field of a wrong type."""
 
@@ -113,6 +117,8 @@ class Cluster:
     namespaces: tuple[str, ...] = ()
     observer: RequestObserver = lambda method, kind, code: None  # noqa: ARG005
     served: set[str] = field(default_factory=lambda: {name for name, kind in KINDS.items() if not kind.optional})
+    _readable: str | None = None
+    """A namespace that the last sync could read; None for all."""
     _settled: dict[tuple[str, Key], tuple[str, str]] = field(default_factory=dict)
     """By kind and key: intent and resource version of the last apply, which by then was what is there."""
 
@@ -135,27 +141,44 @@ class Cluster:
     def sync(self) -> None:
         """Read everything anew: at the start, and now and then in case a watch has missed something.
 
+        A namespace that may not be read does not keep the others from it: its Role goes with it when it is deleted.
+        What is known of it stays known, in case the Role is only being replaced.
+
         Raises:
+            StalledError: No namespace may be read.
             TransientError: The API server cannot be asked now.
         """
+        readable: list[str | None] = list(self.namespaces) or [None]
         for kind in KINDS.values():
-            listings = [self._list(kind, namespace) for namespace in self.namespaces or (None,)]
+            listings = []
+            for namespace in list(readable):
+                try:
+                    listings.append(self._list(kind, namespace))
+                except StalledError as error:
+                    readable.remove(namespace)
+                    if not readable:
+                        raise
+                    LOG.warning("namespace %s is left out: %s", namespace, error)
+            left_out = set(self.namespaces).difference(readable)
             whole = [listing for listing in listings if listing is not None]
             if len(whole) < len(listings):
                 self.served.discard(kind.name)
             else:
                 self.served.add(kind.name)
                 keys = {key for listing in whole for key in listing.keys}
+                keys |= {key for key in self.store.keys(kind.name) if key[0] in left_out}
                 self.store.retain(kind.name, keys, min(listing.version for listing in whole))
+        self._readable = readable[0]
 
     def look_for_kinds(self) -> bool:
         """Whether the cluster knows an optional kind by now that it did not know at the last sync.
 
         Raises:
+            StalledError: They may not be read.
             TransientError: The API server cannot be asked now.
         """
         missing = [kind for kind in KINDS.values() if kind.name not in self.served]
-        return any(self._page(kind, self.namespaces[0] if self.namespaces else None, limit=1) for kind in missing)
+        return any(self._page(kind, self._readable, limit=1) for kind in missing)
 
     def _list(self, kind: Kind, namespace: str | None) -> Listing | None:
         """Put all objects into the store, one page after another: together they would take the most memory of all."""
@@ -194,15 +217,19 @@ class Cluster:
 
         Raises:
             StalledError: It belongs to somebody else, or the API server refuses it.
-            TransientError: The API server cannot be asked now.
+            TransientError: The API server cannot be asked now, or a Deployment was not seen before.
         """
         kind, key = KINDS[wanted["kind"]], key_of(wanted)
         intent = names.digest(wanted, 32)
         live = self.store.get(kind.name, key)
-        if live is None:
+        unseen = live is None
+        if unseen:
             live = self._unseen(kind, key)
         if live is not None:
             self._check_owner(live, uid)
+            # What was decided without its number of replicas must not set it.
+            if unseen and kind.name == "Deployment" and self.store.put(kind.name, live):
+                raise TransientError(f"Deployment {key[1]} was not seen before: its label was lost")
             version = live["metadata"].get("resourceVersion", "")
             if self._settled.get((kind.name, key)) == (intent, version):
                 return live
@@ -378,7 +405,7 @@ class Cluster:
             "reportingInstance": names.OPERATOR,
             "action": action,
             "reason": reason,
-            "note": message[:1000],
+            "note": message.encode()[:NOTE_BYTES].decode(errors="ignore"),
             "type": "Warning" if warning else "Normal",
             "regarding": {
                 "apiVersion": api.API_VERSION,

@@ -12,7 +12,7 @@ from asr_operator.render.context import Context, plan_product, same_tensorrt
 from asr_operator.render.deployment import Serving
 
 POD_GRACE = timedelta(seconds=30)
-"""A Job's pod that is not seen yet may still be on its way here; after this time it is gone."""
+"""A Job's pod that is not seen yet may still be on its way; after this time it is gone, or cannot be created."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +183,9 @@ def _serving(
 def _replicas(pool: api.Pool, live: PoolState | None) -> int | None:
     """Pods of a pool; None where an autoscaler sets their number."""
     if pool.autoscaling is not None:
-        return pool.autoscaling.min_replicas if live is None else None
+        # An HPA does not wake a pool that has no pods, KEDA does. Where one is there already, a hand has paused it.
+        asleep = live is not None and not live.wanted and not live.hpa and pool.autoscaling.provider is api.Provider.HPA
+        return pool.autoscaling.min_replicas if live is None or asleep else None
     if pool.replicas is not None:
         return pool.replicas
     return 1 if live is None or live.kept is None else live.kept
@@ -255,13 +257,14 @@ def job_actions(
     ensure: list[jobs.Build] = []
     rerun: list[tuple[JobState, str]] = []
     release: list[JobState] = []
-    waits: list[timedelta] = []
+    waits: list[timedelta | None] = []
     for need in needs:
         job = need.job
         if need.artifact is not None:
             continue
         if job is None or job.phase is Phase.RUNNING:
             ensure.append(need.build)
+            waits.append(pod_due(job, now))
         elif need.build.name in distrusted:
             rerun.append((job, "pods could not fetch what it had published"))
         elif (found := _again(context, job)) is not None:
@@ -279,7 +282,15 @@ def job_actions(
         elif kept or job.build in known or job.name not in needed:
             # Kept long enough, built by another Job meanwhile, or not wanted any more.
             release.append(job)
-    return JobActions(tuple(ensure), tuple(rerun), tuple(release), min(waits, default=None))
+    return JobActions(tuple(ensure), tuple(rerun), tuple(release), min(filter(None, waits), default=None))
+
+
+def pod_due(job: JobState | None, now: datetime) -> timedelta | None:
+    """How long a Job that runs may still be without a pod; None if it has one. Its events alone say why it has none."""
+    if job is not None and job.pod:
+        return None
+    created = (job.created if job is not None else None) or now
+    return max(created + POD_GRACE - now, timedelta())
 
 
 def _again(context: Context, job: JobState) -> tuple[timedelta, str] | None:

@@ -147,21 +147,24 @@ def _pools(deployments: Iterable[Object], autoscalers: Iterable[Object]) -> Iter
 
 
 def _pool_of(body: Object) -> tuple[str, str, str]:
-    labels = body["metadata"]["labels"]
+    labels = body["metadata"].get("labels", {})
     return body["metadata"]["namespace"], labels.get(names.INSTANCE_LABEL, ""), labels.get(names.POOL_LABEL, "")
 
 
 def target_of(autoscaler: Object) -> tuple[str, float] | None:
-    """What a HorizontalPodAutoscaler or a ScaledObject of ours scales by, as autoscaling.target of a pool calls it."""
+    """What an autoscaler of ours scales by, as autoscaling.target of a pool calls it; None if it was edited by hand."""
     spec = autoscaler["spec"]
-    for metric in spec.get("metrics", ())[:1]:
-        if (pods := metric.get("pods")) is not None:
-            return SIGNALS[pods["metric"]["name"]], float(parse_quantity(pods["target"]["averageValue"]))
-        return CPU, float(metric["resource"]["target"]["averageUtilization"])
-    for trigger in spec.get("triggers", ())[:1]:
-        told = trigger["metadata"]
-        if trigger["type"] == "prometheus":
-            audio = names.AUDIO_COUNTER in told["query"]
-            return SIGNALS[names.AUDIO_RATE_METRIC if audio else names.PENDING_METRIC], float(told["threshold"])
-        return CPU, float(told["value"])
+    try:
+        for metric in spec.get("metrics", ())[:1]:
+            if (pods := metric.get("pods")) is not None:
+                return SIGNALS[pods["metric"]["name"]], float(parse_quantity(pods["target"]["averageValue"]))
+            return CPU, float(metric["resource"]["target"]["averageUtilization"])
+        for trigger in spec.get("triggers", ())[:1]:
+            told = trigger["metadata"]
+            if trigger["type"] == "prometheus":
+                audio = names.AUDIO_COUNTER in told["query"]
+                return SIGNALS[names.AUDIO_RATE_METRIC if audio else names.PENDING_METRIC], float(told["threshold"])
+            return CPU, float(told["value"])
+    except (KeyError, ValueError):  # one scrape is of all resources; the next pass puts the autoscaler right
+        return None
     return None

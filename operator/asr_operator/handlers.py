@@ -12,7 +12,7 @@ from asr_operator import metrics, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.api.base import GROUP
 from asr_operator.cluster import KINDS, Cluster
-from asr_operator.errors import TransientError
+from asr_operator.errors import OperatorError
 from asr_operator.fleet import Fleet
 from asr_operator.queue import KeyedQueue
 from asr_operator.reconcile import Reconciler
@@ -20,7 +20,8 @@ from asr_operator.settings import Settings
 from asr_operator.store import Key, Store
 
 LOG = logging.getLogger(__name__)
-RECONCILE_SECONDS = 120.0
+HUNG_SECONDS = 240.0
+"""A pass that takes longer hangs, though each of its requests has its time: no thread can be ended from outside."""
 DRAIN_SECONDS = 20.0
 CHUNK = 50
 """Objects of one answer to kopf's listings: all kinds are listed at once, and a parsed object takes 60 KB."""
@@ -53,7 +54,8 @@ class Operator:
         kopf.on.login(registry=registry)(kopf.login_via_client)
         kopf.on.startup(registry=registry, errors=kopf.ErrorsMode.PERMANENT)(self.start)
         kopf.on.cleanup(registry=registry)(self.stop)
-        kopf.on.probe(registry=registry, id="resources")(self.resources)
+        # Permanent: kopf would ask again after a minute, and /healthz would not answer until then.
+        kopf.on.probe(registry=registry, id="resources", errors=kopf.ErrorsMode.PERMANENT)(self.resources)
         for kind in KINDS.values():
             group, _, version = kind.group.rpartition("/")
             kopf.on.event(group, version, kind.plural, registry=registry, id=f"see-{kind.plural}", param=kind.name)(
@@ -70,7 +72,7 @@ class Operator:
             try:
                 await self._sync()
                 break
-            except TransientError as error:
+            except OperatorError as error:
                 if delay is None:
                     raise
                 LOG.warning("%s; tried again in %.0f s", error, delay)
@@ -115,7 +117,7 @@ class Operator:
         """
         if any(task.done() for task in self._tasks):
             raise RuntimeError("the workers have ended")
-        if self.queue.longest_running > 2 * RECONCILE_SECONDS:
+        if self.queue.longest_running > HUNG_SECONDS:
             raise RuntimeError("a pass over one resource hangs")
         return {
             "waiting": float(self.queue.depth),
@@ -125,10 +127,10 @@ class Operator:
     async def _work(self, key: Key) -> float | None:
         started = time.monotonic()
         try:
-            again = await asyncio.wait_for(asyncio.to_thread(self.reconciler.reconcile, key), RECONCILE_SECONDS)
-        except TransientError as error:
+            again = await asyncio.to_thread(self.reconciler.reconcile, key)
+        except Exception as error:
             if self.queue.failures(key) >= UNTOLD_FAILURES:
-                await asyncio.to_thread(self.reconciler.hindered, key, f"{error}; it is tried again")
+                await asyncio.to_thread(self.reconciler.hindered, key, error)
             raise
         finally:
             metrics.DURATION.observe(time.monotonic() - started)
@@ -138,7 +140,7 @@ class Operator:
     def _failed(self, key: Key, error: Exception) -> None:
         metrics.RECONCILES.labels("error").inc()
         metrics.ERRORS.labels(type(error).__name__).inc()
-        if isinstance(error, TransientError):
+        if isinstance(error, OperatorError):
             LOG.warning("%s/%s: %s; tried again", *key, error)
         else:
             LOG.error("%s/%s: an error in the operator; tried again", *key, exc_info=error)
@@ -155,7 +157,7 @@ class Operator:
             await asyncio.sleep(self.settings.resync_seconds)
             try:
                 await self._sync()
-            except TransientError as error:
+            except OperatorError as error:
                 LOG.warning("%s; tried again in %d s", error, self.settings.resync_seconds)
 
     async def _look_for_kinds(self) -> None:
@@ -165,7 +167,7 @@ class Operator:
             try:
                 if await asyncio.to_thread(self.cluster.look_for_kinds):
                     await self._sync()
-            except TransientError as error:
+            except OperatorError as error:
                 LOG.warning("%s; tried again in %d s", error, KINDS_SECONDS)
 
 

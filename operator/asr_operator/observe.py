@@ -1,6 +1,7 @@
 """From live objects to what matters of them. Pure; only this module knows the status fields of Kubernetes."""
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ class JobState:
         build: What it builds.
         phase: Whether it runs.
         owners: Uids of the resources that want it.
+        created: When it was made.
         ended: When it succeeded or failed.
         result: What it published; None while it runs, and when its pod is gone.
         failure: Why it failed.
@@ -51,6 +53,7 @@ class JobState:
     build: str
     phase: Phase
     owners: frozenset[str]
+    created: datetime | None = None
     ended: datetime | None = None
     result: api.Artifact | None = None
     failure: api.Failure | None = None
@@ -93,8 +96,9 @@ class PoolState:
         observed: Whether its controller has seen the newest template.
         complete: Whether the newest template has been rolled out whole.
         overdue: Whether the roll-out has made no progress for too long.
-        problem: Of a pod of the newest template.
+        problem: Of a pod of the newest template, else why pods cannot be created.
         yielded: Replicas that it gave up for a plan's build.
+        hpa: Whether it has a HorizontalPodAutoscaler of ours.
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
@@ -114,6 +118,7 @@ class PoolState:
     overdue: bool = False
     problem: Problem | None = None
     yielded: int = 0
+    hpa: bool = False
     kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
@@ -129,13 +134,16 @@ class Observation:
     """By name of the pool, those of pools that are no longer wanted included."""
 
 
-def observe(jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequence[Object]) -> Observation:
+def observe(
+    jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequence[Object], hpas: Iterable[Object] = ()
+) -> Observation:
     """Observe a resource's children.
 
     Args:
         jobs: The Jobs that it owns.
         deployments: The Deployments that it owns.
         pods: The pods of all of them.
+        hpas: The HorizontalPodAutoscalers that it owns; each is called as its Deployment.
     """
     of_jobs: dict[str, list[Object]] = {}
     of_pools: dict[str, list[Object]] = {}
@@ -147,10 +155,15 @@ def observe(jobs: Iterable[Object], deployments: Iterable[Object], pods: Sequenc
             of_jobs.setdefault(labels["batch.kubernetes.io/job-name"], []).append(pod)
     job_states = [job_state(job, of_jobs.get(job["metadata"]["name"], [])) for job in jobs]
     pool_states = [
-        pool_state(deployment, of_pools.get(deployment["metadata"]["labels"][names.POOL_LABEL], []))
+        pool_state(deployment, of_pools.get(pool, []))
         for deployment in deployments
+        if (pool := _pool_of(deployment)) is not None
     ]
-    return Observation({state.name: state for state in job_states}, {state.pool: state for state in pool_states})
+    scaled = {hpa["metadata"]["name"] for hpa in hpas}
+    return Observation(
+        {state.name: state for state in job_states},
+        {state.pool: replace(state, hpa=state.name in scaled) for state in pool_states},
+    )
 
 
 def job_state(job: Object, pods: Sequence[Object]) -> JobState:
@@ -160,9 +173,10 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
     state = JobState(
         name=name,
         uid=metadata.get("uid", ""),
-        build=metadata["labels"][names.BUILD_LABEL],
+        build=_build_of(job),
         phase=Phase.RUNNING,
         owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
+        created=time_of(metadata.get("creationTimestamp")),
         pod=bool(pods),
     )
     newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
@@ -179,6 +193,12 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         waiting, unschedulable = _waiting(newest)
         return replace(state, waiting=waiting, unschedulable=unschedulable)
     return state
+
+
+def _build_of(job: Object) -> str:
+    """What a Job builds: by the labels of its template, which nobody can take away."""
+    labels = job.get("spec", {}).get("template", {}).get("metadata", {}).get("labels", {})
+    return str(labels.get(names.BUILD_LABEL, ""))
 
 
 def _result(build: str, pods: Sequence[Object]) -> api.Artifact | None:
@@ -207,6 +227,16 @@ def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
             message="the build took longer than spec.build.deadlineSeconds, waiting for a node included",
             transient=False,
         )
+    pod_status = pod.get("status", {}) if pod is not None else {}
+    # By the kubelet, for what the pod took itself: other evictions do not count as a failure of the Job.
+    if pod_status.get("reason") == "Evicted":
+        return api.Failure(
+            job=job,
+            reason=Reason.BUILD_FAILED,
+            message="the build took more than spec.build.scratch or spec.build.resources lets it: "
+            f"{pod_status.get('message', '')[:1000]}",
+            transient=False,
+        )
     for ended in _terminated(pod, names.BUILD_CONTAINER) if pod is not None else ():
         code, message = ended.get("exitCode"), ended.get("message", "")
         if ended.get("reason") == "OOMKilled" or code == OUT_OF_MEMORY_CODE:
@@ -218,9 +248,11 @@ def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
             )
         try:
             told = json.loads(message)
+            reason = str(told["reason"])[:100]
             return api.Failure(
                 job=job,
-                reason=str(told["reason"])[:100],
+                # A builder that is not ours may say what is no word.
+                reason=reason if re.fullmatch(api.REASON, reason) else Reason.BUILD_FAILED,
                 message=str(told["message"])[:4000],
                 transient=bool(told.get("transient")),
             )
@@ -273,7 +305,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
     same_template = bool(staying) and all(pod in newest for pod in staying)
     return PoolState(
         name=metadata["name"],
-        pool=metadata["labels"][names.POOL_LABEL],
+        pool=_pool_of(deployment) or "",
         artifact=_served(annotations),
         active=_active(pods),
         wanted=wanted,
@@ -287,7 +319,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         and replicas == updated
         and (progressing.get("reason") == "NewReplicaSetAvailable" or wanted == 0),
         overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",
-        problem=next((found for found in map(_problem, newest) if found is not None), None),
+        problem=next((found for found in map(_problem, newest) if found is not None), None) or _refused(status),
         yielded=int(metadata.get("annotations", {}).get(names.YIELDED_ANNOTATION, "0")),
         kept=_kept(metadata.get("annotations", {}), wanted),
         fetch_image=next(
@@ -300,6 +332,14 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         ),
         revision=revision,
     )
+
+
+def _refused(status: Object) -> Problem | None:
+    """Why pods cannot be created: quota, no service account, Pod Security, a webhook."""
+    for condition in status.get("conditions", ()):
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            return Problem(Reason.PODS_FAIL, f"no pod can be created: {condition.get('message', '')}")
+    return None
 
 
 def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
@@ -315,6 +355,12 @@ def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
         )
     except (KeyError, ValueError):  # somebody took them away; they come back with the next apply
         return None
+
+
+def _pool_of(deployment: Object) -> str | None:
+    """Its pool: by its selector, which nobody can change; None if it is no Deployment of ours."""
+    pool: str | None = deployment["spec"].get("selector", {}).get("matchLabels", {}).get(names.POOL_LABEL)
+    return pool
 
 
 def _kept(annotations: Mapping[str, str], wanted: int) -> int | None:

@@ -58,31 +58,33 @@ class Reconciler:
             return None  # the garbage collector takes the children
         previous = _previous(body)
         try:
-            resource = api.parse(body)
-            context = Context.of(body, resource.spec, self.settings)
+            context = Context.of(body, _spec(body), self.settings)
             new, again = self._bring(context, body, previous)
-        except ValidationError as error:
-            new, again = self._stalled(body, previous, Reason.INVALID_SPEC, _first(error)), None
         except StalledError as error:
             new, again = self._stalled(body, previous, error.reason, error.message), STALLED_SECONDS
         self._tell(body, previous, new)
         return again
 
-    def hindered(self, key: Key, message: str) -> None:
+    def hindered(self, key: Key, error: Exception) -> None:
         """Tell in the status why a resource does not get on, as far as the API server takes at least that."""
         body = self.store.get(api.KIND, key)
         if body is None:
             return
         previous = _previous(body)
+        reason, message = Reason.OPERATOR_ERROR, "an error in the operator, which its log names"
+        if isinstance(error, OperatorError):
+            reason, message = Reason.API_SERVER_ERROR, str(error)
+        message += "; it is tried again"
         generation = body["metadata"]["generation"]
         try:
-            self._tell(body, previous, status.hindered(previous, message, generation=generation, now=self.clock()))
-        except OperatorError as error:
-            LOG.warning("%s", error)
+            new = status.hindered(previous, reason, message, generation=generation, now=self.clock())
+            self._tell(body, previous, new)
+        except OperatorError as untold:
+            LOG.warning("%s", untold)
 
     def _bring(self, context: Context, body: Object, previous: api.Status) -> tuple[api.Status, float | None]:
         now = self.clock()
-        seen = self._observe(context)
+        seen = self._observe(body)
         known = decide.artifacts(previous.artifacts, seen)
         distrusted = decide.distrusted(known, seen)
         known = {name: artifact for name, artifact in known.items() if name not in distrusted}
@@ -98,7 +100,7 @@ class Reconciler:
         for item in wanted:
             self.cluster.apply(item, uid=context.uid)
         self._prune(context, wanted, OPTIONAL_KINDS)
-        seen = self._observe(context)
+        seen = self._observe(body)
         decision = decide.decide(context, known, seen)
         surplus = self._surplus(context, decision, seen)
         new = status.reduce(
@@ -123,10 +125,13 @@ class Reconciler:
             kept = previous.model_copy(update={"artifacts": new.artifacts})
             self.cluster.write_status(body, kept.as_json())
 
-    def _observe(self, context: Context) -> Observation:
-        jobs = self.store.owned(context.uid, "Job")
-        pods = self.store.pods_of(context.namespace, context.name, jobs)
-        return observe(jobs, self.store.owned(context.uid, "Deployment"), pods)
+    def _observe(self, body: Object) -> Observation:
+        metadata = body["metadata"]
+        uid = metadata["uid"]
+        jobs = self.store.owned(uid, "Job")
+        pods = self.store.pods_of(metadata["namespace"], metadata["name"], jobs)
+        hpas = self.store.owned(uid, "HorizontalPodAutoscaler")
+        return observe(jobs, self.store.owned(uid, "Deployment"), pods, hpas)
 
     def _jobs(self, context: Context, actions: JobActions) -> None:
         for state, why in actions.rerun:
@@ -179,7 +184,8 @@ class Reconciler:
         return []
 
     def _stalled(self, body: Object, previous: api.Status, reason: str, message: str) -> api.Status:
-        return status.stalled(previous, reason, message, generation=body["metadata"]["generation"], now=self.clock())
+        seen, generation = self._observe(body), body["metadata"]["generation"]
+        return status.stalled(previous, reason, message, seen=seen, generation=generation, now=self.clock())
 
     def _tell(self, body: Object, previous: api.Status, new: api.Status) -> None:
         """Write the status if it is another, and an event for each change."""
@@ -226,6 +232,15 @@ def _previous(body: Object) -> api.Status:
         return api.Status()
 
 
-def _first(error: ValidationError) -> str:
-    found = error.errors(include_url=False)[0]
-    return f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}"
+def _spec(body: Object) -> api.Spec:
+    """What is wanted.
+
+    Raises:
+        StalledError: It is of a version with other rules.
+    """
+    try:
+        return api.parse(body).spec
+    except ValidationError as error:
+        found = error.errors(include_url=False)[0]
+        path = ".".join(str(part) for part in found["loc"])
+        raise StalledError(Reason.INVALID_SPEC, f"{path}: {found['msg']}") from error

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, find, merge
-from asr_operator.decide import Decision, Need, PoolDecision
+from asr_operator.decide import Decision, Need, PoolDecision, pod_due
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, PoolState
 from asr_operator.render import services
@@ -50,7 +51,7 @@ def reduce(
         surplus: Deployments of former pools that still serve.
         now: The time.
     """
-    build_cause = _build_cause(decision)
+    build_cause = _build_cause(decision, now)
     causes = [cause for item in decision.pools if (cause := _pool_cause(item, seen, build_cause))]
     if surplus:
         causes.append(Cause(Reason.ROLLING_OUT, f"{', '.join(sorted(surplus))} of former pools still serve"))
@@ -74,9 +75,7 @@ def reduce(
         observed_generation=generation,
         conditions=merge(previous.conditions, findings, generation=generation, now=now),
         engine=_engines(states),
-        replicas=sum(state.replicas for state in seen.pools.values()),
-        ready_replicas=sum(state.ready for state in seen.pools.values()),
-        ready=f"{sum(state.ready for state in seen.pools.values())}/{wanted}",
+        **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
         endpoints=services.endpoints(context),
@@ -84,25 +83,36 @@ def reduce(
     )
 
 
-def stalled(previous: api.Status, reason: str, message: str, *, generation: int, now: datetime) -> api.Status:
-    """The status of a resource that nothing can be rendered of; what served before goes on."""
-    kept = [
-        Finding(item.type, item.status, item.reason, item.message)
-        for item in previous.conditions
-        if item.type in {BUILT, SERVING}
-    ]
+def stalled(
+    previous: api.Status, reason: str, message: str, *, seen: Observation, generation: int, now: datetime
+) -> api.Status:
+    """The status of a resource that nothing can be rendered of; what served before goes on, and is still looked at."""
+    states = seen.pools.values()
+    wanted = sum(state.wanted for state in states)
+    built = find(previous.conditions, BUILT)
     findings = [
         Finding.of(READY, False, reason, message),
         Finding.of(STALLED, True, reason, message),
-        *kept,
+        *([Finding(BUILT, built.status, built.reason, built.message)] if built is not None else []),
+        # Where no Deployment is, nothing is scaled to 0: pods are missing.
+        _serving(sum(state.available for state in states), wanted if seen.pools else 1),
     ]
-    conditions = merge(previous.conditions, findings, generation=generation, now=now)
-    return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
+    pools = [
+        item.model_copy(update=_counts(state)) if (state := seen.pools.get(item.name)) is not None else item
+        for item in previous.pools
+    ]
+    return previous.model_copy(
+        update={
+            "observed_generation": generation,
+            "conditions": merge(previous.conditions, findings, generation=generation, now=now),
+            "pools": pools,
+            **_sums(seen, wanted),
+        }
+    )
 
 
-def hindered(previous: api.Status, message: str, *, generation: int, now: datetime) -> api.Status:
-    """The status of a resource that the API server keeps from getting on; it may be Ready all the same."""
-    reason = Reason.API_SERVER_ERROR
+def hindered(previous: api.Status, reason: str, message: str, *, generation: int, now: datetime) -> api.Status:
+    """The status of a resource that something keeps from getting on; it may be Ready all the same."""
     ready = find(previous.conditions, READY)
     serves = ready is not None and ready.status is api.ConditionStatus.TRUE and ready.observed_generation == generation
     kept = {BUILT, SERVING, DEGRADED} | ({READY} if serves else set())
@@ -115,13 +125,13 @@ def hindered(previous: api.Status, message: str, *, generation: int, now: dateti
     return previous.model_copy(update={"observed_generation": generation, "conditions": conditions})
 
 
-def _build_cause(decision: Decision) -> Cause | None:
+def _build_cause(decision: Decision, now: datetime) -> Cause | None:
     """The first build that is not there: why."""
     missing = decision.missing
     failed = next((need for need in missing if need.failure and not need.failure.transient), None)
     if failed is not None:
         return _failed(failed)
-    return _building(missing[0]) if missing else None
+    return _building(missing[0], now) if missing else None
 
 
 def _failed(need: Need) -> Cause:
@@ -134,7 +144,7 @@ def _failed(need: Need) -> Cause:
     )
 
 
-def _building(need: Need) -> Cause:
+def _building(need: Need, now: datetime) -> Cause:
     job = need.job
     name = need.build.job_name
     if job is not None and job.failure is not None:
@@ -144,6 +154,8 @@ def _building(need: Need) -> Cause:
     if job is not None and job.waiting is not None:
         lacks_gpu = job.unschedulable and need.build.engine is api.Engine.TENSORRT
         return Cause(Reason.INSUFFICIENT_GPU if lacks_gpu else Reason.BUILDING, f"Job {name} waits: {job.waiting}")
+    if pod_due(job, now) == timedelta():
+        return Cause(Reason.BUILDING, f"Job {name} has no pod: kubectl describe job {name} tells why")
     return Cause(
         Reason.BUILDING, f"Job {name} builds {'the plan' if need.build.engine is api.Engine.TENSORRT else 'the model'}"
     )
@@ -254,6 +266,16 @@ def _kept(decision: Decision, seen: Observation, previous: api.Status) -> list[a
     return sorted((kept | wanted).values(), key=lambda item: item.build)
 
 
+def _sums(seen: Observation, wanted: int) -> dict[str, Any]:
+    ready = sum(state.ready for state in seen.pools.values())
+    replicas = sum(state.replicas for state in seen.pools.values())
+    return {"replicas": replicas, "ready_replicas": ready, "ready": f"{ready}/{wanted}"}
+
+
+def _counts(state: PoolState) -> dict[str, int]:
+    return {"replicas": state.replicas, "ready_replicas": state.ready, "updated_replicas": state.updated}
+
+
 def _pool(item: PoolDecision, state: PoolState | None, context: Context) -> api.PoolStatus:
     name = names.deployment(context.name, item.pool.name)
     serving = item.serving.artifact if item.serving is not None else None
@@ -266,7 +288,5 @@ def _pool(item: PoolDecision, state: PoolState | None, context: Context) -> api.
         engine=state.artifact.engine if state.artifact else None,
         active=state.active,
         target=target.uri if target else None,
-        replicas=state.replicas,
-        ready_replicas=state.ready,
-        updated_replicas=state.updated,
+        **_counts(state),
     )

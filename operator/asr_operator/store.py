@@ -42,14 +42,16 @@ class Store:
         self._objects: dict[str, dict[Key, Kept]] = {}
         self._children: dict[str, set[tuple[str, Key]]] = {}
         """By parent."""
-        self._ended: dict[str, None] = {}
-        """Uids, the oldest first."""
+        self._ended: dict[str, int] = {}
+        """Resource version of the end by uid, the oldest first."""
 
     def put(self, kind: str, body: Object) -> bool:
         """Keep an object, unless this version of it or a newer one is here; returns whether it is news."""
+        if _of_keda(kind, body):
+            return False
         key, uid, version = key_of(body), _uid(body), _version(body)
         with self._lock:
-            if uid in self._ended:
+            if version < self._ended.get(uid, 0):
                 return False
             objects = self._objects.setdefault(kind, {})
             former = objects.get(key)
@@ -64,14 +66,17 @@ class Store:
             return True
 
     def drop(self, kind: str, body: Object, *, ended: bool = False) -> None:
-        """Forget an object. If it has ended, a listing that began before does not bring it back."""
-        uid = _uid(body)
+        """Forget an object. If it has ended, a listing that began before does not bring it back.
+
+        For a watch that selects by a label, an object that loses it has ended, too: it comes back with a newer version.
+        """
+        uid, version = _uid(body), _version(body)
         with self._lock:
             former = self._objects.get(kind, {}).get(key_of(body))
-            if former is not None and former.uid == uid:
+            if former is not None and former.uid == uid and not (ended and former.version > version):
                 self._forget(kind, key_of(body), former)
             if ended:
-                self._ended[uid] = None
+                self._ended[uid] = version
                 if len(self._ended) > REMEMBERED_ENDS:
                     del self._ended[next(iter(self._ended))]
 
@@ -147,6 +152,14 @@ def trimmed(body: Object) -> Object:
     if body.get("kind") == "Pod":
         kept.pop("spec", None)
     return kept
+
+
+def _of_keda(kind: str, body: Object) -> bool:
+    """Whether this autoscaler is one that KEDA has made: it gives them the labels of our ScaledObjects, ours too."""
+    owners = body["metadata"].get("ownerReferences", ())
+    return kind == "HorizontalPodAutoscaler" and any(
+        owner.get("controller") and owner["kind"] != api.KIND for owner in owners
+    )
 
 
 def _read(kept: Kept) -> Object:

@@ -101,3 +101,13 @@ def test_settings_that_do_not_fit_the_weights_are_told_in_one_line(
     with pytest.raises((CheckpointError, UnsupportedCheckpointError)) as caught:
         load(folder)
     assert "\n" not in str(caught.value)
+
+
+def test_more_weights_than_an_onnx_file_holds_are_told_before_the_export(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    from model_builder import torch_graph  # noqa: PLC0415
+
+    large = torch.nn.Linear(24_000, 24_000, device="meta")  # takes no memory
+    with pytest.raises(UnsupportedCheckpointError, match=r"have 2\.30 GB of weights in FP32; at most 2\.13 GB"):
+        torch_graph.export(large, tmp_path / "large.onnx", inputs=(), outputs=(), example=())

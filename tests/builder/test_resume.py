@@ -80,6 +80,22 @@ def test_stages_whose_inputs_did_not_change_are_not_run_again(builder: Builder, 
     assert "load" not in second.report["stages"]
 
 
+def test_what_is_accepted_decides_anew_whether_a_build_passes(builder: Builder, demo_checkpoint: Path) -> None:
+    options = ("--max-batch-size", "24")
+    builder.build("stricter", *options, source=demo_checkpoint)
+    second = builder.build("stricter", *options, "--max-wer-increase-permille", "0", source=demo_checkpoint)
+    assert second.report["stages"]["frontend"].get("reused")
+    assert not second.report["stages"]["gate"].get("reused")
+
+
+def test_another_encoding_of_the_audio_makes_the_mel_graph_anew(builder: Builder, demo_checkpoint: Path) -> None:
+    options = ("--max-batch-size", "12")
+    builder.build("encodings", *options, source=demo_checkpoint)
+    second = builder.build("encodings", *options, "--wire", "float32", source=demo_checkpoint)
+    assert second.report["stages"]["export"].get("reused")
+    assert not second.report["stages"]["frontend"].get("reused")
+
+
 def test_an_intermediate_file_that_was_altered_is_made_again(builder: Builder, demo_checkpoint: Path) -> None:
     options = ("--max-batch-size", "16")
     first = builder.build("altered", *options, source=demo_checkpoint)

@@ -22,6 +22,12 @@ def test_float_audio_is_transcribed_as_nemo_does(float_built: Built) -> None:
     assert_transcribes_like_nemo(float_built)
 
 
+def test_a_model_for_two_seconds_of_audio_is_built_with_what_ships(builder: Builder, demo_checkpoint: Path) -> None:
+    built = builder.build("short", "--max-audio-seconds", "2", source=demo_checkpoint)
+    assert_transcribes_like_nemo(built)
+    assert built.report["stages"]["gate"]["utterances"] == 2
+
+
 def test_half_precision_transcribes_what_nemo_does(half_built: Built) -> None:
     assert_transcribes_like_nemo(half_built)
 

@@ -153,6 +153,10 @@ def test_a_change_of_settings_restarts_the_pod() -> None:
     assert annotations({}) == annotations({"metrics": {"podMonitor": {"enabled": True}}})
 
 
+def test_a_parent_chart_may_hand_down_what_turns_it_on() -> None:
+    assert render({"enabled": True, "global": {"team": "speech"}}) == render()
+
+
 @pytest.mark.parametrize(
     ("values", "told"),
     [

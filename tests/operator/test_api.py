@@ -182,6 +182,8 @@ BOUNDS: list[tuple[Change, str]] = [
     ({"model": {"name": "English", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
     ({"build": {"scratch": "much"}}, "spec.build.scratch"),
     (pool(resources={"limits": {"cpu": "two"}}), "spec.pools[0].resources.limits.cpu"),
+    (pool(resources={"requests": {"memory": "6 GB"}}), "spec.pools[0].resources.requests.memory"),
+    (pool(env=[{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]), "spec.pools[0].env[1]"),
     (
         pool(**scaled(behavior={"scaleDown": {"policies": [{"type": "Pods", "value": 0, "periodSeconds": 60}]}})),
         "spec.pools[0].autoscaling.behavior.scaleDown.policies[0].value",
@@ -241,6 +243,11 @@ def test_names_are_such_that_services_can_be_named_after_them(api: ApiServer, na
 def test_bounds_are_refused_with_the_path_of_the_field(api: ApiServer, change: Change, field: str) -> None:
     body = manifest("default", f"b-{secrets.token_hex(4)}", **change)
     assert field in dry_run(api, body)
+
+
+@pytest.mark.parametrize(("change", "field"), BOUNDS, ids=[field for _, field in BOUNDS])
+def test_the_check_without_a_cluster_knows_the_same_bounds(change: Change, field: str) -> None:
+    assert field in "\n".join(map(str, check.check(manifest("default", **change))))
 
 
 def test_a_field_that_does_not_exist_is_told_here_and_there(api: ApiServer) -> None:

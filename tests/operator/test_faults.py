@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.cluster.cluster import ApiServer
 from tests.cluster.machine import ClusterError, until
 from tests.cluster.nodes import add_nodes, node
 from tests.support import definitions
+from tests.support.chart import service_account
 from tests.support.operator import Acting, Operator, manifest
 from tests.support.refusing_api import refusing
 
@@ -52,18 +54,20 @@ def test_a_change_that_the_api_server_cannot_make_now_is_made_later(
         assert len(refusals.refused) == 3
 
 
-def test_a_change_that_is_refused_again_and_again_is_told_until_it_succeeds(
-    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path
+@pytest.mark.parametrize(("code", "reason"), [(500, "ApiServerError"), (200, "OperatorError")])
+def test_a_change_that_fails_again_and_again_is_told_until_it_succeeds(
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path, *, code: int, reason: str
 ) -> None:
+    """An answer with 200 that is not the object is one that the operator is not made for."""
     with (
         refusing(alone, tmp_path) as refusals,
         running(Operator(alone, folder, kubeconfig=refusals.kubeconfig, namespaces=[acting_alone.namespace])),
     ):
         refusals.only = "/jobs/"
-        refusals.codes += [500] * 4
+        refusals.codes += [code] * 4
         alone.apply(manifest(acting_alone.namespace))
-        acting_alone.until("Reconciling", ("True", "ApiServerError"), seconds=60)
-        assert acting_alone.condition("Ready") == ("False", "ApiServerError")
+        acting_alone.until("Reconciling", ("True", reason), seconds=60)
+        assert acting_alone.condition("Ready") == ("False", reason)
         served(acting_alone)
         assert acting_alone.condition("Reconciling") is None
 
@@ -93,6 +97,41 @@ def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder:
             until(lambda: acting.status()["ready"] == "2/2", "two pods", seconds=60)
             assert operator.process is not None
             assert operator.process.poll() is None
+
+
+def test_a_namespace_that_is_deleted_leaves_the_others_served_and_may_come_back(
+    alone: ApiServer, acting_alone: Acting, folder: Path, tmp_path: Path
+) -> None:
+    stays, goes = acting_alone.namespace, f"{acting_alone.namespace}-goes"
+    both: dict[str, object] = {"namespaces": [goes, stays]}
+    other = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": goes, "labels": RESTRICTED}}
+    alone.apply(other)
+    operator = Operator(alone, folder, kubeconfig=service_account(alone, tmp_path, both), **both)
+    with running(operator):
+        alone.apply(manifest(stays))
+        acting_alone.publish(acting_alone.job("onnx"))
+        acting_alone.serve()
+        alone.kubectl("delete", "namespace", goes)
+        time.sleep(6)  # more than one resync
+        assert healthy(operator)
+    with running(operator):
+        acting_alone.until("Ready", ("True", "Serving"))
+        alone.apply(manifest(stays, pools=[{"name": "cpu", "replicas": 2}]))
+        acting_alone.serve(count=2)
+        until(lambda: acting_alone.status()["ready"] == "2/2", "two pods", seconds=30)
+        alone.apply(other)
+        service_account(alone, tmp_path, both)
+        alone.apply(manifest(goes))
+        assert Acting(alone, goes).job("onnx")
+        assert healthy(operator)
+
+
+def healthy(operator: Operator) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{operator.health}/healthz", timeout=10):
+            return True
+    except OSError:
+        return False
 
 
 def answers(api: ApiServer) -> bool:
@@ -127,6 +166,31 @@ def test_an_evicted_build_is_not_a_failed_one(api: ApiServer, acting: Acting) ->
     )
     assert acting.get("job", job["metadata"]["name"])["metadata"]["uid"] == job["metadata"]["uid"]
     assert acting.condition("Reconciling") == ("True", "Building")
+
+
+def no_room_for_pods(acting: Acting) -> None:
+    metadata = {"name": "none", "namespace": acting.namespace}
+    acting.server.apply(
+        {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata, "spec": {"hard": {"pods": 0}}}
+    )
+    until(lambda: acting.get("resourcequota", "none").get("status", {}).get("hard"), "the quota")
+
+
+@pytest.mark.usefixtures("running")
+def test_why_a_pools_pods_cannot_be_created_is_told(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    job = acting.job("onnx")
+    no_room_for_pods(acting)
+    acting.publish(job)
+    acting.until("Reconciling", ("True", "PodsFail"))
+    assert "exceeded quota: none" in str(acting.status()["conditions"])
+
+
+@pytest.mark.usefixtures("running")
+def test_that_a_build_gets_no_pod_is_told(api: ApiServer, acting: Acting) -> None:
+    no_room_for_pods(acting)
+    api.apply(manifest(acting.namespace))
+    until(lambda: "kubectl describe job asr-onnx-" in str(acting.status()), "to be told where to look", seconds=60)
 
 
 @pytest.mark.usefixtures("running")

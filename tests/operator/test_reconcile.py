@@ -159,6 +159,18 @@ def test_a_rejected_build_stalls_with_the_builders_words(api: ApiServer, acting:
 
 
 @pytest.mark.usefixtures("running")
+def test_a_long_message_in_any_language_has_its_event(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    acting.end(acting.job("onnx"), 20, {"reason": "Rejected", "message": "ж" * 900, "transient": False})
+    acting.until("Stalled", ("True", "Rejected"))
+    notes = until(
+        lambda: [item["note"] for item in acting.find("events.events.k8s.io") if item["reason"] == "Rejected"],
+        "the event",
+    )
+    assert notes[0].startswith("ж" * 500)
+
+
+@pytest.mark.usefixtures("running")
 def test_a_build_that_storage_failed_is_run_again(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace))
     first = acting.job("onnx")
@@ -285,6 +297,24 @@ def test_what_the_api_server_refuses_is_told_in_its_words(api: ApiServer, acting
     api.apply(manifest(acting.namespace, pools=[pool]))
     acting.publish(acting.job("onnx"))
     acting.until("Stalled", ("True", "Refused"))
+
+
+@pytest.mark.usefixtures("running")
+def test_pods_that_go_while_the_resource_is_stalled_are_told(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    api.apply(manifest(acting.namespace, image={"tensorrt": "9.9"}))
+    acting.until("Stalled", ("True", "NoTritonImage"))
+    assert acting.condition("Serving") == ("True", "Serving")
+    assert acting.status()["ready"] == "1/1"
+    (pod,) = acting.servers("cpu", 1)
+    api.kubectl("delete", "pod", pod["metadata"]["name"], "-n", acting.namespace, "--force", "--grace-period=0")
+    acting.until("Serving", ("False", "ReplicasMissing"))
+    status = acting.status()
+    assert status["ready"] == "0/1"
+    assert status["pools"][0]["readyReplicas"] == status["readyReplicas"] == 0
+    assert acting.condition("Stalled") == ("True", "NoTritonImage")
+    assert acting.condition("Built") == ("True", "Built")
 
 
 @pytest.mark.usefixtures("running")

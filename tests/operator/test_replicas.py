@@ -68,6 +68,21 @@ def test_a_pool_that_becomes_autoscaled_keeps_its_pods(api: ApiServer, acting: A
 
 
 @pytest.mark.usefixtures("running")
+def test_a_pool_without_pods_that_becomes_autoscaled_gets_its_fewest_and_is_paused_by_hand_alone(
+    api: ApiServer, acting: Acting
+) -> None:
+    api.apply(manifest(acting.namespace, pools=fixed(0)))
+    acting.publish(acting.job("onnx"))
+    acting.until("Ready", ("False", "ScaledToZero"))
+    api.apply(manifest(acting.namespace, pools=scaled(2)))
+    until(lambda: owners(acting) == {HANDOVER: 2}, "two pods, left to the autoscaler")
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=0")
+    api.apply(manifest(acting.namespace, pools=[scaled(2)[0] | {"podLabels": {"team": "speech"}}]))
+    acting.until("Ready", ("False", "ScaledToZero"))
+    assert acting.get("deployment", "english-cpu")["spec"]["replicas"] == 0
+
+
+@pytest.mark.usefixtures("running")
 def test_a_pool_whose_autoscaler_is_taken_away_keeps_its_pods(api: ApiServer, acting: Acting) -> None:
     api.apply(manifest(acting.namespace, pools=scaled(1)))
     served(acting, 1)
@@ -86,3 +101,24 @@ def test_a_pool_whose_autoscaler_is_taken_away_keeps_its_pods(api: ApiServer, ac
     until(lambda: owners(acting) == {OPERATOR: 2}, "two pods")
     api.apply(manifest(acting.namespace, pools=fixed()))
     until(lambda: owners(acting) == {OPERATOR: 1}, "one pod, the default")
+
+
+@pytest.mark.usefixtures("running")
+@pytest.mark.parametrize("change", ["app.kubernetes.io/managed-by=Helm", "asr-operator.dev/pool-"])
+def test_an_autoscaled_pool_that_loses_a_label_gets_it_back_and_keeps_its_pods(
+    api: ApiServer, acting: Acting, change: str
+) -> None:
+    api.apply(manifest(acting.namespace, pools=scaled(1)))
+    served(acting, 1)
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=3")
+    acting.serve(count=3)
+    until(lambda: acting.status()["ready"] == "3/3", "three pods")
+    before = acting.get("deployment", "english-cpu")["metadata"]
+    api.kubectl("label", "deployment", "english-cpu", "-n", acting.namespace, "--overwrite", change)
+    until(lambda: acting.get("deployment", "english-cpu")["metadata"]["labels"] == before["labels"], "the label")
+    after = acting.get("deployment", "english-cpu")
+    assert (after["metadata"]["generation"], after["spec"]["replicas"]) == (before["generation"], 3)
+    # It is looked at as before.
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=4")
+    acting.serve(count=4)
+    until(lambda: acting.status()["ready"] == "4/4", "four pods")

@@ -7,7 +7,9 @@ import pytest
 import soundfile
 
 from model_builder import audio_set
-from model_builder.errors import CheckAudioError
+from model_builder.errors import CheckAudioError, WorkFolderError
+from model_builder.progress import NullReporter
+from model_builder.stages import check_audio
 
 
 def write(folder: Path, name: str, seconds: float, *, rate: int = 16_000, value: float = 0.1) -> Path:
@@ -20,6 +22,17 @@ def test_the_set_that_ships_is_sound_and_has_its_texts() -> None:
     shipped = audio_set.load(audio_set.SHIPPED, max_seconds=40)
     assert len(shipped.utterances) == 20
     assert shipped.texts is not None
+
+
+def test_of_the_set_that_ships_what_is_too_long_to_be_served_is_left_out() -> None:
+    shipped = audio_set.load(audio_set.SHIPPED, max_seconds=20)
+    assert len(shipped.utterances) == 19
+    assert max(utterance.seconds for utterance in shipped.utterances) <= 20
+
+
+def test_where_all_of_the_set_that_ships_is_too_long_own_audio_is_asked_for() -> None:
+    with pytest.raises(CheckAudioError, match="ships is at most 1 s long; give your own"):
+        audio_set.load(audio_set.SHIPPED, max_seconds=1)
 
 
 def test_other_rates_are_resampled(tmp_path: Path) -> None:
@@ -187,3 +200,26 @@ def test_texts_of_another_form_are_refused_with_the_right_one(tmp_path: Path, co
     (tmp_path / "transcripts.json").write_text(content)
     with pytest.raises(CheckAudioError, match="must be"):
         audio_set.load(tmp_path, max_seconds=40)
+
+
+def test_audio_that_a_build_brought_is_not_taken_away_by_another_build(tmp_path: Path) -> None:
+    store, work = tmp_path / "store", tmp_path / "work"
+    store.mkdir()
+    write(store, "a.wav", 1)
+    with (
+        check_audio.brought(store.as_uri(), work, NullReporter()) as folder,
+        pytest.raises(WorkFolderError, match="another build uses"),
+        check_audio.brought(store.as_uri(), work, NullReporter()),
+    ):
+        pass
+    assert [path.name for path in folder.iterdir()] == ["a.wav"]
+
+
+def test_audio_of_an_earlier_build_is_replaced(tmp_path: Path) -> None:
+    store, work = tmp_path / "store", tmp_path / "work"
+    store.mkdir()
+    for name in ("a.wav", "b.wav"):
+        written = write(store, name, 1)
+        with check_audio.brought(store.as_uri(), work, NullReporter()) as folder:
+            assert [path.name for path in folder.iterdir()] == [name]
+        written.unlink()

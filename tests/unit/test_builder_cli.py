@@ -1,5 +1,8 @@
 """The command line of the model builder, before anything is built."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from typer.testing import CliRunner
 
@@ -14,6 +17,13 @@ def test_a_precision_may_be_written_as_in_the_resource(written: str) -> None:
 
     assert result.exit_code == 2
     assert "bf16 is for TensorRT plans" in result.output
+
+
+def test_brackets_in_the_name_of_a_checkpoint_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(Path(__file__).parents[1] / "demo" / "english_stt.nemo", tmp_path / "english[large].nemo")
+    monkeypatch.chdir(tmp_path)
+
+    assert "english[large].nemo" in CliRunner().invoke(app, ["inspect", "english[large].nemo"]).output
 
 
 def test_the_case_of_an_engine_does_not_matter() -> None:

@@ -227,6 +227,29 @@ def test_what_a_pool_is_scaled_by_is_read_of_its_autoscaler(provider: str, signa
     assert seen.value("asr_pool_target", pool="l4", signal=signal) == value
 
 
+def keda_autoscaler() -> Object:
+    """As KEDA makes it of our ScaledObject, whose labels it copies."""
+    metric = {"type": "External", "external": {"metric": {"name": "s0-prometheus"}, "target": {"averageValue": "8"}}}
+    found = child("HorizontalPodAutoscaler", {"maxReplicas": 4, "metrics": [metric]})
+    owner = {"kind": "ScaledObject", "name": "english-l4", "uid": "ScaledObject", "controller": True}
+    return found | {"metadata": found["metadata"] | {"name": "keda-hpa-english-l4", "ownerReferences": [owner]}}
+
+
+def test_an_autoscaler_that_keda_has_made_is_none_of_ours() -> None:
+    store = Store()
+    assert not store.put("HorizontalPodAutoscaler", keda_autoscaler())
+    assert store.keys("HorizontalPodAutoscaler") == []
+
+
+def test_an_autoscaler_that_somebody_edits_has_no_target_and_breaks_no_scrape() -> None:
+    seen = Seen(resource())
+    edited = keda_autoscaler()
+    del edited["metadata"]["ownerReferences"]
+    seen.store.put("HorizontalPodAutoscaler", edited)
+    assert seen.value("asr_pool_max_replicas", pool="l4") == 4
+    assert seen.value("asr_pool_target", pool="l4", signal="pendingRequests") is None
+
+
 def test_a_pod_that_was_killed_counts_once_for_its_resource() -> None:
     seen = Seen(resource())
     assert seen.value("asr_deployment_undrained_pods_total") == 0

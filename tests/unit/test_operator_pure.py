@@ -111,6 +111,20 @@ def test_a_listing_that_began_before_does_not_bring_back_what_has_ended() -> Non
     assert store.get("Job", ("n", "j")) is None
 
 
+def test_an_object_that_has_lost_our_label_is_kept_again_once_it_has_it_back() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 5))
+    store.drop("Job", body("Job", "j", 7), ended=True)  # as the watch tells it
+    assert store.put("Job", body("Job", "j", 8))
+
+
+def test_an_end_that_is_told_late_does_not_drop_what_came_after_it() -> None:
+    store = Store()
+    store.put("Job", body("Job", "j", 8))
+    store.drop("Job", body("Job", "j", 7), ended=True)
+    assert store.get("Job", ("n", "j")) is not None
+
+
 def test_the_deletion_of_a_namesake_does_not_drop_its_successor() -> None:
     store = Store()
     former = body("Job", "j", 1)
@@ -132,9 +146,10 @@ def test_times_of_conditions_change_with_their_status_alone() -> None:
     assert news(third, third) == []
 
 
-def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
+def ended_job(code: int, message: str, *, reason: str = "Error", evicted: str = "") -> JobState:
     job = {
-        "metadata": {"name": "j", "uid": "j", "labels": {names.BUILD_LABEL: "onnx-1"}},
+        "metadata": {"name": "j", "uid": "j"},
+        "spec": {"template": {"metadata": {"labels": {names.BUILD_LABEL: "onnx-1"}}}},
         "status": {
             "conditions": [
                 {
@@ -146,10 +161,12 @@ def ended_job(code: int, message: str, *, reason: str = "Error") -> JobState:
         },
     }
     terminated = {"exitCode": code, "reason": reason, "message": message}
-    pod = {
+    pod: Object = {
         "metadata": {"name": "p", "creationTimestamp": "2026-01-01T00:00:00Z"},
         "status": {"containerStatuses": [{"name": "build", "state": {"terminated": terminated}}]},
     }
+    if evicted:
+        pod["status"] |= {"reason": "Evicted", "message": evicted}
     return job_state(job, [pod])
 
 
@@ -171,6 +188,7 @@ def test_a_message_that_cannot_be_read_is_no_result(message: str) -> None:
     [
         (20, '{"reason": "Rejected", "message": "WER", "transient": false}', "Rejected", False),
         (30, '{"reason": "StorageUnavailable", "message": "down", "transient": true}', "StorageUnavailable", True),
+        (20, '{"reason": "WER too high", "message": "WER", "transient": false}', "BuildFailed", False),
         (30, "torn {", "StorageUnavailable", True),
         (137, "", "OutOfMemory", False),
         (1, "Traceback", "BuildFailed", False),
@@ -183,6 +201,18 @@ def test_a_failure_is_told_in_the_builders_words_or_by_its_exit_code(
     failure = ended_job(code, message).failure
     assert failure is not None
     assert (failure.reason, failure.transient) == (reason, transient)
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(137, ""), (143, '{"reason": "Interrupted", "message": "interrupted", "transient": true}')],
+)
+def test_a_build_that_outgrew_its_room_is_told_as_that_and_not_run_again(code: int, message: str) -> None:
+    told = 'Usage of EmptyDir volume "work" exceeds the limit "20Gi".'
+    failure = ended_job(code, message, evicted=told).failure
+    assert failure is not None
+    assert told in failure.message
+    assert (failure.reason, failure.transient) == ("BuildFailed", False)
 
 
 # Deciding and telling.
@@ -343,6 +373,27 @@ def test_pods_that_an_autoscaler_has_just_asked_for_are_no_degradation_unless_th
     assert told["Degraded"] == ("True", "ReplicasMissing")
 
 
+@pytest.mark.parametrize(
+    ("provider", "state", "written"),
+    [
+        ("HPA", {"wanted": 0}, 2),
+        ("HPA", {"wanted": 0, "hpa": True}, None),
+        ("HPA", {"wanted": 1}, None),
+        ("KEDA", {"wanted": 0}, None),
+    ],
+    ids=["no pods", "paused by hand", "pods", "KEDA wakes it"],
+)
+def test_only_a_pool_that_nothing_would_wake_gets_its_fewest_pods_from_the_operator(
+    provider: str, state: Object, written: int | None
+) -> None:
+    scaling = {"minReplicas": 2, "maxReplicas": 4, "target": {"pendingRequests": 8}, "provider": provider}
+    resource = with_pools({"name": "cpu", "autoscaling": scaling})
+    seen = seen_with(cpu=pool_state("cpu", **state))
+    (decision,) = decide.decide(context(resource), onnx_known(resource), seen).pools
+    assert decision.serving is not None
+    assert decision.serving.replicas == written
+
+
 def live(generation: int, revision: str, replicas: int = 1) -> Object:
     """A Deployment that was rolled out whole in its first generation."""
     return {
@@ -368,6 +419,34 @@ def live(generation: int, revision: str, replicas: int = 1) -> Object:
 def test_another_number_of_replicas_is_no_roll_out(deployment: Object, *, complete: bool) -> None:
     pod = {"metadata": {"name": "p", "annotations": {names.REVISION_ANNOTATION: "old"}}, "status": {}}
     assert observed_pool(deployment, [pod]).complete == complete
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (seen_with(cpu=pool_state("cpu", wanted=2)), ("True", "Serving")),
+        (seen_with(cpu=pool_state("cpu", ready=0, available=0)), ("False", "ReplicasMissing")),
+        (seen_with(cpu=pool_state("cpu", wanted=0, ready=0, available=0)), ("False", "ScaledToZero")),
+        (Observation(), ("False", "ReplicasMissing")),
+    ],
+    ids=["pods", "no pod answers", "scaled to 0", "no Deployment"],
+)
+def test_whether_a_stalled_resource_serves_is_as_observed(seen: Observation, expected: tuple[str, str]) -> None:
+    new = status.stalled(api.Status(), "InvalidSpec", "x", seen=seen, generation=2, now=NOW)
+    assert {item.type: (item.status.value, item.reason) for item in new.conditions}["Serving"] == expected
+
+
+def test_that_pods_cannot_be_created_is_told_in_the_api_servers_words() -> None:
+    deployment = live(1, "old", replicas=2)
+    told = 'pods "english-cpu-1" is forbidden: exceeded quota'
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": told}
+    deployment["status"]["conditions"].append(failure)
+    problem = observed_pool(deployment, []).problem
+    assert problem is not None
+    assert problem.reason is Reason.PODS_FAIL
+    assert told in problem.message
+    failure["status"] = "False"
+    assert observed_pool(deployment, []).problem is None
 
 
 def test_what_is_scaled_to_zero_is_not_ready_and_says_so() -> None:
@@ -416,6 +495,24 @@ def test_a_transient_failure_is_run_again_after_a_while_and_not_before() -> None
 def test_a_permanent_failure_is_left_for_the_user() -> None:
     found = actions(CPU, state_of(Phase.FAILED, failure=failure(transient=False)), after=1e9)
     assert (found.ensure, found.rerun, found.release, found.again) == ((), (), (), None)
+
+
+@pytest.mark.parametrize(
+    ("pod", "after", "again", "told"),
+    [(False, 10, timedelta(seconds=20), False), (False, 31, None, True), (True, 31, None, False)],
+)
+def test_a_build_that_gets_no_pod_is_looked_at_again_and_told(
+    after: float, again: timedelta | None, *, pod: bool, told: bool
+) -> None:
+    running = state_of(Phase.RUNNING, created=NOW, pod=pod)
+    assert actions(CPU, running, after=after).again == again
+    found = context(CPU)
+    job = running(jobs.onnx(found))
+    seen = Observation({job.name: job}, {})
+    decision = decide.decide(found, {}, seen)
+    now = NOW + timedelta(seconds=after)
+    new = status.reduce(found, decision, seen, api.Status(), generation=1, now=now)
+    assert (f"kubectl describe job {job.name}" in new.conditions[0].message) == told
 
 
 def test_a_job_whose_pod_is_gone_with_its_message_is_run_again() -> None:

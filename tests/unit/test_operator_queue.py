@@ -2,11 +2,17 @@
 
 import asyncio
 import itertools
+import threading
 from collections.abc import Awaitable, Callable
 
 import pytest
 
+from asr_operator.api import v1alpha1 as api
+from asr_operator.cluster import Cluster
+from asr_operator.handlers import Operator
 from asr_operator.queue import CEILING, KeyedQueue
+from asr_operator.store import key_of
+from tests.support.operator_examples import SETTINGS, example
 
 Test = Callable[[], Awaitable[None]]
 
@@ -143,3 +149,40 @@ def test_a_key_that_asks_for_it_runs_again_and_an_earlier_event_takes_the_place_
         assert work.at == [("a", 0.0), ("a", 3.0)]
 
     run(test())
+
+
+class Silent:
+    """A client whose API server never answers, until it is told to."""
+
+    def __init__(self) -> None:
+        self.times = 0
+        self.asked, self.answers = threading.Event(), threading.Event()
+
+    def request(self, *_: object, **__: object) -> None:
+        self.times += 1
+        self.asked.set()
+        self.answers.wait()
+        raise OSError("it was long ago")
+
+
+def test_a_pass_that_hangs_is_seen_to_run_and_its_resource_is_not_worked_on_twice_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    client = Silent()
+    monkeypatch.setattr(Cluster, "connect", lambda store, *_, **__: Cluster(client, store))
+    operator = Operator(SETTINGS)
+    body = example()
+    operator.store.put(api.KIND, body)
+
+    async def test() -> None:
+        operator.queue.add(key_of(body))
+        task = asyncio.create_task(operator.queue.run(2))
+        await asyncio.to_thread(client.asked.wait)
+        await asyncio.sleep(1_000)
+        assert operator.queue.longest_running > 0
+        client.answers.set()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    run(test())
+    assert client.times == 1

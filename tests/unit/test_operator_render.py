@@ -3,6 +3,7 @@
 `python -m tests.unit.test_operator_render` writes the files anew.
 """
 
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,19 @@ def test_pods_keep_to_the_restricted_standard_and_get_no_token(body: Object) -> 
             set(volume) - {"name"} <= {"emptyDir", "secret", "configMap", "persistentVolumeClaim"}
             for volume in pod["volumes"]
         )
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
+@given(resources)
+def test_a_quota_on_cpu_or_memory_lets_in_pods_of_pools_that_say_what_they_take(body: Object) -> None:
+    found = context(body)
+    wanted = {names.deployment(found.name, pool.name): pool.resources.as_json() for pool in found.spec.pools}
+    for child in children(found):
+        if child["kind"] == "Deployment":
+            pod = child["spec"]["template"]["spec"]
+            for container in [*pod["initContainers"], *pod["containers"]]:
+                for kind, amounts in wanted[child["metadata"]["name"]].items():
+                    assert amounts.items() <= container.get("resources", {}).get(kind, {}).items()
 
 
 @settings(max_examples=80, suppress_health_check=[HealthCheck.too_slow])
@@ -198,6 +212,38 @@ def test_credentials_for_prometheus_are_those_of_a_clustertriggerauthentication(
     (trigger,) = autoscaler_of(L4 | {"autoscaling": {"maxReplicas": 3, "provider": "KEDA"}}, keda=keda)["triggers"]
     assert trigger["authenticationRef"] == {"name": "prometheus", "kind": "ClusterTriggerAuthentication"}
     assert trigger["metadata"]["authModes"] == "bearer,tls"
+
+
+def pods_named(deployment: str) -> list[str]:
+    """As Kubernetes names them, with hashes of usual and of unusual lengths."""
+    return [f"{deployment}-{'7b9d5f8c64'[:length]}-"[:58] + "x2k4z" for length in (1, 6, 8, 9, 10)]
+
+
+@pytest.mark.parametrize("length", range(40, 62))
+def test_the_pattern_of_a_pools_pods_finds_them_however_long_their_names_are(length: int) -> None:
+    name = "n" * length
+    assert [pod for pod in pods_named(name) if not re.fullmatch(autoscaler.pods_of(name), pod)] == []
+
+
+@pytest.mark.parametrize("length", range(40, 62))
+@pytest.mark.parametrize("more", ["-2", "-spot", "-2-b", "x", "-seventeen-longer"])
+def test_the_pattern_finds_no_pods_of_a_pool_whose_name_begins_alike_or_the_two_are_refused(
+    length: int, more: str
+) -> None:
+    name, other = "n" * length, "n" * length + more
+    for one, two in ((name, other), (other, name)):
+        found = [pod for pod in pods_named(two) if re.fullmatch(autoscaler.pods_of(one), pod)]
+        assert not found or autoscaler.mistaken(two, one)
+        assert not autoscaler.mistaken(two, one) or len(other) > 56, "only where the names are cut to nothing else"
+
+
+def test_pools_whose_pods_keda_cannot_tell_apart_are_refused() -> None:
+    scaling = {"maxReplicas": 3, "provider": "KEDA"}
+    pools = [L4 | {"name": f"{'p' * 18}{end}", "autoscaling": scaling} for end in "ab"]
+    body = changed(pools=pools)
+    body["metadata"] |= {"name": "n" * 40}
+    with pytest.raises(StalledError, match="KEDA cannot tell the pods of"):
+        children(context(body))
 
 
 @pytest.mark.parametrize(("interval", "seconds"), [("15s", 60), ("500ms", 60), ("30s", 120), ("2m", 480)])

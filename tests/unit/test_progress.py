@@ -1,6 +1,8 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from model_builder import progress
 
@@ -27,3 +29,17 @@ def test_a_short_task_is_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with progress.JsonReporter().task("plan", 10) as task:
         task.advance(10)
     assert [line["message"] for line in lines(capsys)] == ["started", "finished"]
+
+
+@pytest.mark.parametrize("text", ["english[large].nemo", "s3://bucket/[/x]", "[red]"])
+@pytest.mark.parametrize("terminal", [True, False])
+def test_brackets_in_what_is_told_are_shown_as_they_are(text: str, terminal: bool) -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=200, force_terminal=terminal, color_system=None, highlight=False)
+    reporter = progress.RichReporter(console)
+    reporter.info(f"message {text}", uri=text)
+    with reporter.task("fetch") as task:
+        task.note(f"note {text}")
+    assert f"message {text}" in shown.getvalue()
+    assert f"={text}" in shown.getvalue()
+    assert f"note {text}" in shown.getvalue()

@@ -1,7 +1,14 @@
 import copy
+import json
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from model_builder.errors import WorkFolderError
+from model_builder.pipeline import REPORT as REPORT_FILE
+from model_builder.pipeline import reported
 from model_builder.report_page import SAME, render
 
 REPORT: dict[str, Any] = {
@@ -84,3 +91,18 @@ def test_a_build_that_failed_early_has_a_page_too() -> None:
     page = render({"status": "failed", "reason": "SourceUnavailable", "message": "x is not a file", "stages": {}})
     assert "SourceUnavailable: x is not a file" in page
     HTMLParser().feed(page)
+
+
+def test_a_build_that_ends_with_an_unforeseen_error_is_reported_as_failed(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), reported(tmp_path):
+        raise RuntimeError("torch went wrong")
+    report = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert (report["status"], report["reason"]) == ("failed", "Failed")
+    assert report["message"] == "RuntimeError: torch went wrong"
+
+
+def test_a_work_folder_that_cannot_be_written_is_reported_as_such(tmp_path: Path) -> None:
+    with pytest.raises(WorkFolderError, match="cannot write below"), reported(tmp_path):
+        raise OSError(28, "No space left on device")
+    report = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert (report["status"], report["reason"]) == ("failed", "WorkFolderUnusable")

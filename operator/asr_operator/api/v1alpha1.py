@@ -705,7 +705,7 @@ class Service(ApiModel):
     """Implementation of the load balancer."""
     tls_secret_ref: LocalRef | None = None
     """Secret of type kubernetes.io/tls. Then gRPC is served with TLS alone, and plain HTTP is not offered to clients.
-    Pods restart to take up a renewed certificate."""
+    Pods take up a renewed certificate when they start: kubectl rollout restart deployment NAME-POOL."""
 
 
 class NetworkPolicy(ApiModel):
@@ -793,6 +793,10 @@ class ConditionStatus(StrEnum):
     UNKNOWN = "Unknown"
 
 
+REASON = r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$"
+"""Of a condition; Kubernetes's own rule."""
+
+
 class Condition(ApiModel):
     """One aspect of the state, as all Kubernetes objects tell it."""
 
@@ -804,9 +808,7 @@ class Condition(ApiModel):
     """metadata.generation that this was observed for."""
     last_transition_time: datetime
     """When the status last changed."""
-    reason: Annotated[
-        str, StringConstraints(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", min_length=1, max_length=128)
-    ]
+    reason: Annotated[str, StringConstraints(pattern=REASON, min_length=1, max_length=128)]
     """For machines: one word."""
     message: Annotated[str, StringConstraints(max_length=4096)] = ""
     """For people: what is the case, and what to do."""

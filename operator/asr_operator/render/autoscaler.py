@@ -1,9 +1,12 @@
 """What scales a pool: a HorizontalPodAutoscaler, or KEDA's ScaledObject. They own the replicas then."""
 
 import math
+import re
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
+from asr_operator.errors import StalledError
+from asr_operator.events import Reason
 from asr_operator.render.context import Context, Object
 
 POLLING_SECONDS = 15
@@ -14,9 +17,16 @@ SCRAPES = 4
 """That a rate is computed from, so that one that is missed does not matter."""
 LEAST_WINDOW = 60
 """Seconds that a rate is computed over at least."""
+EXCLUDED_LABELS_ANNOTATION = "scaledobject.keda.sh/hpa-excluded-labels"
+"""Of a ScaledObject, for KEDA: labels that its HorizontalPodAutoscaler is not to get, with commas between."""
 TEMPLATE_HASH_LENGTH = 10
+"""At most."""
 GENERATED_FROM_LENGTH = 58
 """Of a name that Kubernetes generates: what it begins with, at most."""
+RANDOM_LENGTH = 5
+"""Of what it adds."""
+MIN_ROOM = 2
+"""For the shortest hash and its -."""
 DEFAULT_CPU_PERCENT = 70
 DEFAULT_PLAN_PERCENT = 40
 """Of what a plan gets through on the GPU alone. Through Triton about 60 % of that arrives; the rest is for peaks."""
@@ -49,6 +59,8 @@ def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None
         return None
     name = names.deployment(context.name, pool.name)
     trigger = _trigger(context, name, target_of(context, pool, artifact))
+    # What KEDA makes is KEDA's, though it copies all other labels.
+    annotations = {EXCLUDED_LABELS_ANNOTATION: names.MANAGED_BY_LABEL}
     # Where Prometheus is away, nobody is taken away: what runs stays, and not less than the fewest pods.
     fallback = {
         "failureThreshold": FAILURES,
@@ -58,7 +70,7 @@ def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None
     return {
         "apiVersion": "keda.sh/v1alpha1",
         "kind": "ScaledObject",
-        "metadata": context.metadata(name, "autoscaler", labels={names.POOL_LABEL: pool.name}),
+        "metadata": context.metadata(name, "autoscaler", labels={names.POOL_LABEL: pool.name}, annotations=annotations),
         "spec": {
             "scaleTargetRef": _target(name),
             "minReplicaCount": scaling.min_replicas,
@@ -114,6 +126,14 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
             "metricType": "Utilization",
             "metadata": {"value": str(target.cpu_utilization_percent)},
         }
+    for pool in context.spec.pools:
+        other = names.deployment(context.name, pool.name)
+        if other != deployment and mistaken(other, deployment):
+            raise StalledError(
+                Reason.INVALID_SPEC,
+                f"KEDA cannot tell the pods of {deployment} from those of {other}, since Kubernetes cuts long names; "
+                "shorten the name of the resource or of its pools",
+            )
     keda = context.settings.keda
     authentication = keda.cluster_trigger_authentication
     pods = f'namespace="{context.namespace}",pod=~"{pods_of(deployment)}"'
@@ -142,13 +162,30 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
 
 
 def pods_of(deployment: str) -> str:
-    """Pattern of the names of a Deployment's pods: name, template's hash, and five characters.
+    """Pattern of the names of a Deployment's pods: name, template's hash, and five characters, with - between them.
 
     Kubernetes cuts what is before the five; of a long name the hash, or even the name's own end, is not there.
     """
-    if len(deployment) + TEMPLATE_HASH_LENGTH + 2 <= GENERATED_FROM_LENGTH:
-        return f"{deployment}-[a-z0-9]+-[a-z0-9]+"
-    return f"{deployment[:GENERATED_FROM_LENGTH]}[-a-z0-9]+"
+    room = GENERATED_FROM_LENGTH - len(f"{deployment}-")
+    cut = f"[a-z0-9]{{{room}}}"
+    whole = f"[a-z0-9]{{1,{min(TEMPLATE_HASH_LENGTH, room - 1)}}}-"
+    if room < 0:
+        before = deployment[:GENERATED_FROM_LENGTH]
+    elif room < MIN_ROOM:
+        before = f"{deployment}-{cut}"
+    elif room <= TEMPLATE_HASH_LENGTH:
+        before = f"{deployment}-({cut}|{whole})"
+    else:
+        before = f"{deployment}-{whole}"
+    return f"{before}[a-z0-9]{{{RANDOM_LENGTH}}}"
+
+
+def mistaken(one: str, other: str) -> bool:
+    """Whether a pod of the Deployment `one` may be taken for one of `other`: both are long, and cut."""
+    pattern = re.compile(pods_of(other))
+    lengths = range(1, TEMPLATE_HASH_LENGTH + 1)
+    found = [f"{one}-{'0' * length}-"[:GENERATED_FROM_LENGTH] + "0" * RANDOM_LENGTH for length in lengths]
+    return any(pattern.fullmatch(name) for name in found)
 
 
 def window(interval: str) -> int:

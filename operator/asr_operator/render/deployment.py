@@ -171,7 +171,7 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
             **pods.placement(pool),
             "topologySpreadConstraints": _spread(context, pool),
             "terminationGracePeriodSeconds": pool.termination_grace_period_seconds,
-            "initContainers": [*([_check(context)] if plan else []), _fetch(context, pool, serving)],
+            "initContainers": [*([_check(context, pool)] if plan else []), _fetch(context, pool, serving)],
             "containers": [_triton(context, pool, serving)],
             "volumes": [
                 {"name": "models", **models},
@@ -247,13 +247,15 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     )
 
 
-def _check(context: Context) -> Object:
+def _check(context: Context, pool: api.Pool) -> Object:
     return pods.container(
         context,
         names.CHECK_CONTAINER,
         context.triton.image,
         command=["/bin/sh", "-c", CHECK_TENSORRT],
         env=pods.environment({"EXPECTED_TENSORRT": ".".join(context.triton.tensorrt.split(".")[:3])}),
+        # A quota on CPU or memory refuses a pod with a container that names none.
+        resources=pods.resources(pool.resources),
     )
 
 

@@ -52,7 +52,7 @@ lint: setup ## Style, types and layers
 	@mypy --no-error-summary && echo "mypy: clean"
 	@lint-imports | tail -n 2
 
-unit: setup ## Unit tests alone: seconds, no torch
+unit: setup ## Unit tests alone: about a minute, no torch
 	@python -m pytest tests/unit
 
 cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_builder import __doc__ as description
-from model_builder.errors import BuilderError
+from model_builder.errors import BuilderError, MissingExtraError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
 from model_builder.recipe import Engine, Frontend, Precision, Wire
 
@@ -77,6 +78,8 @@ MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 """Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
 
+GATE = "What is published"
+"""Options that have a table of their own in the help: among the others these long names would be cut."""
 Json = Annotated[bool, typer.Option("--json", help="Log as JSON lines, for pods.")]
 TerminationLog = Annotated[
     Path | None,
@@ -122,14 +125,16 @@ def build(
     engine: Annotated[
         EngineChoice,
         typer.Option(
-            help="Runtime of the acoustic model. tensorrt and both need a GPU; see the command plan.",
+            metavar="NAME",
+            help="Runtime of the acoustic model: onnx, tensorrt or both. Plans need a GPU; see the command plan.",
             case_sensitive=False,
         ),
     ] = EngineChoice.onnx,
     precision: Annotated[
         PrecisionChoice | None,
         typer.Option(
-            help="Features, softmax and lengths stay fp32.",
+            metavar="TYPE",
+            help="fp32, fp16 or bf16. Features, softmax and lengths stay fp32.",
             show_default="fp32 for onnx, fp16 for TensorRT plans",
             case_sensitive=False,
         ),
@@ -137,12 +142,18 @@ def build(
     frontend: Annotated[
         FrontendChoice,
         typer.Option(
+            metavar="NAME",
             help="numpy: mel features inside the graph. nemo: NeMo's preprocessor, needs NeMo in the serving image.",
             case_sensitive=False,
         ),
     ] = FrontendChoice.numpy,
     wire: Annotated[
-        WireChoice, typer.Option(help="Encoding of the audio that clients send.", case_sensitive=False)
+        WireChoice,
+        typer.Option(
+            metavar="TYPE",
+            help="Encoding of the audio that clients send: pcm16, float32 or float64.",
+            case_sensitive=False,
+        ),
     ] = WireChoice.pcm16,
     max_batch_size: Annotated[int, typer.Option(help="Largest batch at the acoustic model.")] = 32,
     max_audio_seconds: Annotated[int, typer.Option(help="Longest utterance that is served.")] = 40,
@@ -150,14 +161,17 @@ def build(
         str | None,
         typer.Option(
             help="Folder, or s3://bucket/folder, of WAV or FLAC files to check with, and transcripts.json if known.",
+            rich_help_panel=GATE,
             show_default="a set that ships with the package",
         ),
     ] = None,
     max_wer_increase_permille: Annotated[
-        int, typer.Option(help="Reject above this word error rate over the checkpoint's.")
+        int,
+        typer.Option(help="Reject above this word error rate over the checkpoint's.", rich_help_panel=GATE),
     ] = 5,
     min_token_agreement_permille: Annotated[
-        int, typer.Option(help="Reject below this share of tokens like the checkpoint's.")
+        int,
+        typer.Option(help="Reject below this share of tokens like the checkpoint's.", rich_help_panel=GATE),
     ] = 990,
     verify: Verify = False,
     json_log: Json = False,
@@ -229,14 +243,19 @@ def plan(
         Path | None, typer.Option(help="Folder for intermediate files and report.json.", show_default="a cache folder")
     ] = None,
     engine: Annotated[
-        EngineChoice, typer.Option(help="tensorrt, or both engines in one repository.", case_sensitive=False)
+        EngineChoice,
+        typer.Option(metavar="NAME", help="tensorrt, or both engines in one repository.", case_sensitive=False),
     ] = EngineChoice.tensorrt,
     precision: Annotated[
-        PrecisionChoice, typer.Option(help="Features, softmax and lengths stay fp32.", case_sensitive=False)
+        PrecisionChoice,
+        typer.Option(
+            metavar="TYPE", help="fp32, fp16 or bf16. Features, softmax and lengths stay fp32.", case_sensitive=False
+        ),
     ] = PrecisionChoice.fp16,
     shape: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="SxB",
             help="Seconds and batch that the plan is built for, such as 15x64; once for each length.",
             show_default="lengths up to the longest audio, batches for the memory of this GPU",
         ),
@@ -261,6 +280,7 @@ def plan(
             "nothing on an H100.",
             min=0,
             max=5,
+            metavar="N",
         ),
     ] = 1,
     serving_tensorrt: Annotated[
@@ -366,7 +386,12 @@ def fetch(
     ] = False,
     size_limit: Annotated[
         int | None,
-        typer.Option(min=1, help="With --shared: bytes that all artifacts there may take.", show_default="its disk's"),
+        typer.Option(
+            min=1,
+            metavar="BYTES",
+            help="With --shared: bytes that all artifacts there may take.",
+            show_default="its disk's",
+        ),
     ] = None,
     json_log: Json = False,
     termination_log: TerminationLog = None,
@@ -435,18 +460,17 @@ def inspect(
     json_log: Json = False,
 ) -> None:
     """Show what an artifact or a checkpoint is."""
-    from model_builder import artifact_store, checkpoint  # noqa: PLC0415
+    from model_builder import artifact_store  # noqa: PLC0415
     from model_builder.progress import NullReporter  # noqa: PLC0415
     from model_builder.resume import sha256_of  # noqa: PLC0415
-    from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415
     from model_builder.storage import Storage  # noqa: PLC0415
 
     with _errors_told(None, json_log=json_log):
         if target.endswith(".nemo") and "://" not in target:
+            from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415 (checkpoints need more packages)
+
             with tempfile.TemporaryDirectory() as folder:
-                found: checkpoint.Description = inspect_stage.run(
-                    Path(target), Path(folder) / "checkpoint", NullReporter()
-                )
+                found = inspect_stage.run(Path(target), Path(folder) / "checkpoint", NullReporter())
             _show(
                 {
                     "file": f"{target}  {Path(target).stat().st_size / 1e6:.1f} MB",
@@ -539,7 +563,9 @@ def serve(
     with _errors_told(None, json_log=json_log):
         log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
         ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
-        reporter.info("Triton starts", version=triton.version(), log=log)
+        version = triton.version()
+        ports.check()
+        reporter.info("Triton starts", version=version, log=log)
         with triton.serve(repository_dir, ports=ports, log=log) as server:
             reporter.info(
                 "ready; stop with Ctrl-C",
@@ -603,7 +629,12 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        missing = MissingExtraError(f"{error.name} is not installed", "builder")
+        Console(stderr=True, highlight=False).print(f"[red]{missing.reason}:[/] ", missing, soft_wrap=True, sep="")
+        sys.exit(missing.exit_code)
 
 
 if __name__ == "__main__":

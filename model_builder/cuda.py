@@ -17,7 +17,7 @@ def _runtime() -> Any:  # noqa: ANN401 (the bindings have no types)
     try:
         from cuda.bindings import runtime  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("a GPU needs cuda-bindings; pip install 'asr-operator[tensorrt]'") from error
+        raise MissingExtraError("a GPU needs cuda-bindings", "tensorrt") from error
     return runtime
 
 

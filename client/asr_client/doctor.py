@@ -9,6 +9,7 @@ import json
 import os
 import re
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import numpy as np
 
 from asr_client.findings import Finding, Outcome
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
-from asr_client.transcription import Client, Pcm, TranscriptionError, channel, infer
+from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, channel, infer
 from asr_serving import tensors
 from asr_serving.tensors import SAMPLE_RATE, Tensor, model_names
 
@@ -63,11 +64,14 @@ def parse_address(url: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-async def examine(url: str, *, model: str | None = None, http_url: str | None = None) -> AsyncIterator[Finding]:
+async def examine(
+    url: str, *, tls: Tls | None = None, model: str | None = None, http_url: str | None = None
+) -> AsyncIterator[Finding]:
     """Check a server from its address to its answers.
 
     Args:
         url: Host and port of Triton's gRPC.
+        tls: None for a server that speaks plain gRPC.
         model: The model to check; all of this project's that are found when None.
         http_url: Triton's HTTP, such as `http://localhost:8000`, to check it, too.
     """
@@ -76,8 +80,8 @@ async def examine(url: str, *, model: str | None = None, http_url: str | None = 
         reached = reached and finding.outcome is not Outcome.FAILED
         yield finding
     if reached:
-        async with channel(url) as grpc:
-            alive = await _alive(grpc, url)
+        async with channel(url, tls) as grpc:
+            alive = await _alive(grpc, url, tls)
             yield alive
             if alive.outcome is not Outcome.FAILED:
                 async for finding in _models(grpc, model):
@@ -123,9 +127,21 @@ async def _network(url: str) -> AsyncIterator[Finding]:
     yield Finding("TCP", Outcome.FAILED, problem, hint)
 
 
-async def _alive(grpc: Any, url: str) -> Finding:  # noqa: ANN401 (tritonclient has no types)
+async def _alive(grpc: Any, url: str, tls: Tls | None) -> Finding:  # noqa: ANN401 (tritonclient has no types)
     live = await _ask(grpc.is_server_live)
     if isinstance(live, TranscriptionError):
+        speaks_tls = await asyncio.to_thread(_speaks_tls, url)
+        if speaks_tls and tls is None:
+            hint = "Add --tls, or --tls-ca FILE with the authority of its certificate."
+            return Finding("gRPC", Outcome.FAILED, "this port speaks TLS", hint)
+        if tls is not None and live.status == "StatusCode.UNAVAILABLE":
+            hint = (
+                "Look at the certificate: whether the authorities of --tls-ca signed it, and for this address's name "
+                "(else give another by --tls-server-name)."
+                if speaks_tls
+                else "This port does not speak TLS: leave out --tls, --tls-ca and --tls-server-name."
+            )
+            return Finding("gRPC", Outcome.FAILED, f"no TLS with this server: {live}", hint)
         page = await asyncio.to_thread(_get, url, "/v2/health/live")
         hint = "Something else listens there. Give the port of Triton's gRPC, usually 8001."
         if isinstance(page, _Page):
@@ -360,6 +376,21 @@ def _http(url: str) -> Finding:
         hint = "A model is loading or has failed to load: see above, and Triton's log."
         return Finding("HTTP", Outcome.FAILED, f"{url}/v2/health/ready answers {found.status}: not ready", hint)
     return Finding("HTTP", Outcome.OK, f"{url} is ready")
+
+
+def _speaks_tls(url: str) -> bool:
+    """Whether a TLS handshake succeeds, whoever signed the certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        with (
+            socket.create_connection(parse_address(url), timeout=CONNECT_SECONDS) as connection,
+            context.wrap_socket(connection),
+        ):
+            return True
+    except OSError:  # ssl's errors are such
+        return False
 
 
 @dataclass(frozen=True, slots=True)

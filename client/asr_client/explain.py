@@ -1,5 +1,6 @@
 """Says of an AsrDeployment, in words, what is built, what is missing, why it is not Ready, and what to do. Pure."""
 
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -10,13 +11,14 @@ from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import DEGRADED, READY, RECONCILING, SERVING, STALLED, find
 from asr_operator.events import Reason
-from asr_operator.observe import JobState, Observation, Phase, PoolState, observe
+from asr_operator.observe import JobState, Observation, Phase, PoolState, failure_of, observe
 
 Object = dict[str, Any]
 
 FRESH_SECONDS = 30.0
 """In which an operator takes up a change."""
 SHOWN_EVENTS = 5
+JOB_LABEL = "batch.kubernetes.io/job-name"
 
 HINTS: dict[str, str] = {
     Reason.BUILDING: "Builds take minutes, a TensorRT plan a quarter of an hour. Follow it: kubectl logs -f -n "
@@ -45,7 +47,7 @@ HINTS: dict[str, str] = {
     Reason.PLAN_INCOMPATIBLE: "The node has another GPU or the image another TensorRT than said: compare "
     "gpu.product with the node's label, and image.tensorrt with the image's TRT_VERSION.",
     Reason.BATCHING_INVALID: "Change the pool's batching to what the message allows; nothing is built again.",
-    Reason.PODS_FAIL: "kubectl logs -n {namespace} -c triton POD --previous shows Triton's own words.",
+    Reason.PODS_FAIL: "Mend what the message names. {look} tells more.",
     Reason.KEDA_MISSING: "Install KEDA, or write provider: HPA.",
     Reason.NO_TRITON_IMAGE: "Ask whoever runs the operator to add an image to triton.images of its chart, or change "
     "spec.image.tensorrt.",
@@ -63,11 +65,23 @@ HINTS: dict[str, str] = {
 WELL: tuple[str, ...] = (Reason.SERVING, Reason.BUILT)
 
 
-def hint(reason: str, snapshot: Snapshot, job: str = "NAME") -> str:
-    """What to do about a reason."""
+def hint(reason: str, snapshot: Snapshot, job: str = "NAME", message: str = "") -> str:
+    """What to do about a reason, for its Job or the pod that its message names."""
     metadata = snapshot.resource["metadata"]
     text = "" if reason in WELL else HINTS.get(reason, HINTS[Reason.BUILD_FAILED])
-    return text.format(namespace=metadata["namespace"], name=metadata["name"], job=job)
+    look = _look(metadata["namespace"], metadata["name"], message)
+    return text.format(namespace=metadata["namespace"], name=metadata["name"], job=job, look=look)
+
+
+def _look(namespace: str, name: str, message: str) -> str:
+    """The command that shows more of what a message of the operator is about."""
+    found = re.search(r"\bpod (?P<pod>[a-z0-9.-]+)(, (?P<container>[a-z0-9-]+))?: ", message)
+    if found is None:
+        return f"kubectl describe replicasets,pods -n {namespace} -l {names.INSTANCE_LABEL}={name}"
+    if found["container"] is None:
+        return f"kubectl describe pod -n {namespace} {found['pod']}"
+    # Without --previous: that fails before the container has run twice, and these are its last words, too.
+    return f"kubectl logs -n {namespace} {found['pod']} -c {found['container']}"
 
 
 def examine(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
@@ -134,7 +148,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
     since = f", for {_span(_seconds(ready.last_transition_time, now))}"
     job = next((name for name in _jobs_of(status, seen) if name in ready.message), "NAME")
     told = f"{ready.reason}: {ready.message}{since}"
-    todo = hint(ready.reason, snapshot, job)
+    todo = hint(ready.reason, snapshot, job, ready.message)
     if ready.status is api.ConditionStatus.TRUE:
         yield Finding("ready", Outcome.OK, f"{ready.message}{since}")
     elif stalled is not None:
@@ -149,7 +163,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
     degraded = find(status.conditions, DEGRADED)
     if degraded is not None:
         told = f"less than was asked for: {degraded.reason}: {degraded.message}"
-        yield Finding("degraded", Outcome.WARNING, told, hint(degraded.reason, snapshot))
+        yield Finding("degraded", Outcome.WARNING, told, hint(degraded.reason, snapshot, message=degraded.message))
 
 
 def _jobs_of(status: api.Status, seen: Observation) -> list[str]:
@@ -176,11 +190,14 @@ def _builds(snapshot: Snapshot, status: api.Status, seen: Observation, now: date
         if job.phase is not Phase.RUNNING:
             continue
         span = _span(_age(started[name], now))
+        former = _former_attempts(snapshot, name)
+        if former is not None:
+            yield former
         if job.waiting is not None:
             reason = Reason.INSUFFICIENT_GPU if _lacks_gpu(job) else Reason.REPLICAS_MISSING
             todo = hint(reason, snapshot) if _lacks_gpu(job) else "See spec.build: node selector, resources, image."
             yield Finding("build", Outcome.WARNING, f"Job {name} waits for {span}: {job.waiting}", todo)
-        else:
+        elif former is None:
             yield Finding("build", Outcome.OK, f"Job {name} builds for {span}", hint(Reason.BUILDING, snapshot, name))
     failure = status.last_failure
     if failure is not None:
@@ -188,6 +205,21 @@ def _builds(snapshot: Snapshot, status: api.Status, seen: Observation, now: date
         again = ", and is run again" if failure.transient else ""
         told = f"Job {failure.job} failed{again}: {failure.reason}: {failure.message}"
         yield Finding("build", outcome, told, hint(failure.reason, snapshot, failure.job))
+
+
+def _former_attempts(snapshot: Snapshot, name: str) -> Finding | None:
+    """What a Job that still runs has failed for so far; None if it has not."""
+    failed = next(job for job in snapshot.jobs if job["metadata"]["name"] == name).get("status", {}).get("failed", 0)
+    if not failed:
+        return None
+    of_job = (pod for pod in snapshot.pods if pod["metadata"]["labels"].get(JOB_LABEL) == name)
+    ended = [pod for pod in of_job if pod.get("status", {}).get("phase") == "Failed"]
+    told, todo = f"Job {name} makes attempt {failed + 1}", hint(Reason.BUILDING, snapshot, name)
+    if ended:
+        failure = failure_of(name, {}, max(ended, key=lambda pod: str(pod["metadata"].get("creationTimestamp"))))
+        told += f"; the last one failed: {failure.reason}: {failure.message}"
+        todo = hint(failure.reason, snapshot, name)
+    return Finding("build", Outcome.WARNING, told, todo)
 
 
 def what(artifact: api.Artifact) -> str:
@@ -228,7 +260,7 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
     told = f"{state.ready} of {state.wanted} pods are ready; they serve {serves}"
     if state.problem is not None and not (state.complete and state.available >= state.wanted):
         outcome = Outcome.FAILED if state.problem.permanent or state.overdue else Outcome.WARNING
-        todo = NO_NODE if nodes else hint(state.problem.reason, snapshot)
+        todo = NO_NODE if nodes else hint(state.problem.reason, snapshot, message=state.problem.message)
         return Finding(check, outcome, f"{told}. {state.problem.message}" + (f"; {nodes}" if nodes else ""), todo)
     if nodes is not None and not state.ready:
         return Finding(check, Outcome.WARNING, f"{told}; {nodes}", NO_NODE)
@@ -285,15 +317,25 @@ def _no_node(snapshot: Snapshot, pool: api.Pool) -> str | None:
 
 def _events(snapshot: Snapshot) -> Iterator[Finding]:
     told: dict[str, Object] = {}
+    ready = {pod["metadata"]["name"]: since for pod in snapshot.pods if (since := _ready_since(pod)) is not None}
     for event in snapshot.warnings:
-        if event["involvedObject"]["kind"] == api.KIND:
+        kind, name = event["involvedObject"]["kind"], event["involvedObject"]["name"]
+        if kind == api.KIND:
             continue  # these tell what the conditions say
-        told.setdefault(
-            f"{event['involvedObject']['kind']} {event['involvedObject']['name']}: {event['reason']}", event
-        )
+        if kind == "Pod" and time_of(event) <= ready.get(name, ""):
+            continue  # of its start, which is over
+        told.setdefault(f"{kind} {name}: {event['reason']}", event)
     for name, event in list(told.items())[:SHOWN_EVENTS]:
         message = " ".join(str(event.get("message", "")).split())
         yield Finding("event", Outcome.WARNING, f"{time_of(event)} {name}: {message}")
+
+
+def _ready_since(pod: Object) -> str | None:
+    """When a pod became Ready, as Kubernetes writes times; None if it is not."""
+    for condition in pod.get("status", {}).get("conditions", ()):
+        if condition["type"] == "Ready" and condition["status"] == "True":
+            return str(condition.get("lastTransitionTime", ""))
+    return None
 
 
 def _endpoint(snapshot: Snapshot, status: api.Status) -> Iterator[Finding]:

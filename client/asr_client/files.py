@@ -3,16 +3,20 @@
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from asr_client import audio
-from asr_client.transcription import Pcm, Transcript, TranscriptionError, connect, gather_bounded
+from asr_client.transcription import Pcm, Tls, Transcript, TranscriptionError, connect, gather_bounded, is_lost
 from asr_serving.tensors import SAMPLE_RATE
 
 STDIN = "-"
+STDIN_SHOWN = "standard input"
+MAX_SECONDS = 3600.0
+"""Longest audio that is unpacked. No server takes more than 600 s; `asr bench` cuts utterances from longer audio."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +29,7 @@ class FileResult:
         transcript: None when it failed.
         error: Why it failed.
         retries: How often it was sent again, since the server was lost.
+        sent: False when it was left out, since the server is gone.
     """
 
     file: str
@@ -32,6 +37,7 @@ class FileResult:
     transcript: Transcript | None = None
     error: str | None = None
     retries: int = 0
+    sent: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """One line of `asr transcribe --json`; times in seconds."""
@@ -51,18 +57,27 @@ def read(file: str) -> Pcm:
     """Read a file, or standard input for `-`: [L] int16 at 16 kHz.
 
     Raises:
-        AudioFileError: Not audio, empty, or not readable.
+        AudioFileError: Not audio, empty, longer than `MAX_SECONDS`, not readable, or more than memory holds.
     """
+    try:
+        return _read(file)
+    except MemoryError as error:
+        raise audio.AudioFileError(f"{_shown(file)}: takes more memory than there is") from error
+
+
+def _read(file: str) -> Pcm:
+    if not file:
+        raise audio.AudioFileError("a file's name is empty")
     if file != STDIN:
         path = Path(file)
         if path.is_dir():
             raise audio.AudioFileError(f"{file}: is a folder; give files, such as {file.rstrip('/')}/*.wav")
-        return audio.read(path)
-    if sys.stdin.isatty():
-        raise audio.AudioFileError(
-            "standard input is a terminal; pipe audio into it, such as: asr transcribe - < a.wav"
-        )
-    return audio.read(sys.stdin.buffer, name="standard input")
+        return audio.read(path, max_seconds=MAX_SECONDS)
+    # None where the command was started with it closed.
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        raise audio.AudioFileError(f"{STDIN_SHOWN}: is {state}; pipe audio into it, such as: asr transcribe - < a.wav")
+    return audio.read(sys.stdin.buffer, name=STDIN_SHOWN, max_seconds=MAX_SECONDS)
 
 
 async def transcribe(
@@ -70,6 +85,7 @@ async def transcribe(
     model: str,
     files: Sequence[str],
     *,
+    tls: Tls | None = None,
     concurrency: int = 64,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
     retries: int = 0,
@@ -78,15 +94,20 @@ async def transcribe(
 ) -> list[FileResult]:
     """Transcribe files, many at once, one a request. One that fails does not stop the others.
 
+    But when one was sent again in vain, however often, and no other was answered meanwhile, the server is gone: files
+    that are not under way then are left out.
+
     Args:
         url: Host and port of Triton's gRPC.
         model: The model.
         files: Paths, and `-` for standard input.
+        tls: None for a server that speaks plain gRPC.
         concurrency: Requests in flight.
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
         done: Called with each result as it arrives.
-        in_order: Called with each result as soon as all files before it have theirs, too.
+        in_order: Called with each result as soon as all files before it have theirs, too; when interrupted, with those
+            that there are.
 
     Returns:
         A result for each file, in their order.
@@ -95,32 +116,51 @@ async def transcribe(
         ServerUnavailableError: No server there, or it does not serve the model.
     """
     found: dict[int, FileResult] = {}
-    told = 0
+    told = answered = 0
+    gone = False
+    # Not the loop's own threads: `asyncio.run` would wait for one that reads a FIFO, which nothing can end.
+    threads = ThreadPoolExecutor()
 
-    async with connect(url, model, timeout=timeout, retries=retries) as client:
+    async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
 
         async def one(index: int) -> None:
-            nonlocal told
-            file, seconds, lost = files[index], None, list[TranscriptionError]()
-            try:
-                # Decoding and resampling take time; answers of the other requests must not wait for it.
-                signal = await asyncio.to_thread(read, file)
-                seconds = signal.size / SAMPLE_RATE
-                result = FileResult(
-                    file, seconds, await client.transcribe(signal, again=lost.append), retries=len(lost)
-                )
-            except (audio.AudioFileError, TranscriptionError) as error:
-                result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
+            nonlocal told, answered, gone
+            file, seconds, lost = files[index], None, list[int]()  # answers that there were when it was sent again
+            if gone:
+                result = FileResult(file, error="not sent: the server is gone", sent=False)
+            else:
+                try:
+                    # Decoding and resampling take time; answers of the other requests must not wait for it.
+                    signal = await asyncio.get_running_loop().run_in_executor(threads, read, file)
+                    seconds = signal.size / SAMPLE_RATE
+                    transcript = await client.transcribe(signal, again=lambda _error: lost.append(answered))
+                    answered += 1
+                    result = FileResult(file, seconds, transcript, retries=len(lost))
+                except (audio.AudioFileError, TranscriptionError) as error:
+                    gone = gone or (is_lost(error) and lost[:1] == [answered])
+                    result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
             found[index] = result
             done(result)
             while told in found:
                 in_order(found[told])
                 told += 1
 
-        await gather_bounded([partial(one, index) for index in range(len(files))], concurrency)
+        try:
+            await gather_bounded([partial(one, index) for index in range(len(files))], concurrency)
+        except asyncio.CancelledError:
+            for index in sorted(found):
+                if index >= told:
+                    in_order(found[index])
+            raise
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
     return [found[index] for index in range(len(files))]
 
 
 def _reason(file: str, error: Exception) -> str:
     """The message without the file's name in front: what tells it names the file itself."""
-    return str(error).removeprefix(f"{file}: ")
+    return str(error).removeprefix(f"{_shown(file)}: ")
+
+
+def _shown(file: str) -> str:
+    return STDIN_SHOWN if file == STDIN else file

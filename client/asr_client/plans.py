@@ -7,10 +7,10 @@ from typing import Any
 
 from asr_client.explain import measured
 from asr_client.snapshot import Snapshot
+from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import DEGRADED, find
 from asr_operator.observe import JobState, Observation, Phase, observe
-from asr_operator.render.context import plan_product
 
 Object = dict[str, Any]
 
@@ -108,7 +108,7 @@ def _progress(snapshot: Snapshot, spec: api.Spec, pool: api.Pool, status: api.St
         return Progress(State.NOT_NEEDED, "pods without a GPU run ONNX")
     if spec.engine.preferred is not api.Engine.TENSORRT:
         return Progress(State.NOT_NEEDED, "spec.engine.preferred is OnnxRuntime")
-    product = plan_product(pool.gpu)
+    product = names.plan_product(pool.gpu.product)
     for job in snapshot.jobs:
         arguments = _arguments(job)
         if arguments.get("gpu-product") == product:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,24 @@ CHANNEL = {
     # A client has connections of its own.
     "grpc.use_local_subchannel_pool": 1,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How a server is known that speaks TLS.
+
+    Attributes:
+        authorities: PEM file of those that may sign its certificate; None for those that gRPC brings.
+        server_name: The name that its certificate must hold; None for the address's.
+    """
+
+    authorities: Path | None = None
+    server_name: str | None = None
+
+    def __str__(self) -> str:
+        """As options of `asr`."""
+        options = "--tls" if self.authorities is None else f"--tls-ca {self.authorities}"
+        return options if self.server_name is None else f"{options} --tls-server-name {self.server_name}"
 
 
 class TranscriptionError(Exception):
@@ -114,7 +133,8 @@ class Client:
             TranscriptionError: The server refused it, failed or is gone, however often it was asked.
         """
         outputs = [tensor.name for tensor in tensors.TRANSCRIPT]
-        return _transcript(await self.infer(self.encode(signal), outputs, again=again))
+        found = await self.infer(self.encode(signal), outputs, again=again)
+        return transcript_of(found, seconds=signal.size / tensors.SAMPLE_RATE)
 
     async def infer(
         self,
@@ -132,7 +152,13 @@ class Client:
 
         async def once() -> dict[str, npt.NDArray[Any]]:
             left = None if self._timeout is None else max(self._timeout - (time.monotonic() - started), 0.001)
-            return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=left)
+            try:
+                return await infer(self._grpc, self._model, {"audio_signal": signal}, outputs, timeout=left)
+            except TranscriptionError as error:
+                if error.status == "StatusCode.DEADLINE_EXCEEDED" and self._timeout is not None:
+                    # The time that was given, not what was left of it: else each failure has a message of its own.
+                    raise TranscriptionError(f"no answer within {self._timeout:g} s", error.status) from error
+                raise
 
         return await repeated(once, retries=self._retries, seconds=self._timeout, again=again)
 
@@ -145,9 +171,10 @@ def is_lost(error: BaseException) -> bool:
     """
     if not isinstance(error, TranscriptionError):
         return False
-    # The second is how Triton speaks of its models while it ends.
+    # How Triton speaks of its models while it ends.
     ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
-    return error.status == "StatusCode.UNAVAILABLE" or ending
+    # CANCELLED is what a server that ends does to requests in flight: asyncio tells in another way what we cancel.
+    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending
 
 
 async def repeated(
@@ -192,7 +219,17 @@ async def repeated(
     return await retrying(once)
 
 
-def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
+def transcript_of(outputs: dict[str, npt.NDArray[Any]], *, seconds: float) -> Transcript:
+    """The server's answer to an utterance of that length.
+
+    Raises:
+        TranscriptionError: It is not a transcript.
+    """
+
+    def within(time: np.float32) -> float:
+        # The model's last step may reach beyond the audio.
+        return round(min(float(time), seconds), 3)
+
     try:
         words = [word.decode() for word in outputs["words"].ravel()]
         offsets = outputs["word_offsets"].reshape(-1, 2)
@@ -200,8 +237,7 @@ def _transcript(outputs: dict[str, npt.NDArray[Any]]) -> Transcript:
             text=outputs["decoded_texts"].ravel()[0].decode(),
             confidence=float(outputs["confidence"].ravel()[0]),
             words=tuple(
-                Word(word, round(float(start), 3), round(float(end), 3))
-                for word, (start, end) in zip(words, offsets, strict=True)
+                Word(word, within(start), within(end)) for word, (start, end) in zip(words, offsets, strict=True)
             ),
         )
     except (IndexError, ValueError) as error:
@@ -257,6 +293,7 @@ async def connect(
     url: str,
     model: str,
     *,
+    tls: Tls | None = None,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request, not of this call)
     retries: int = 0,
 ) -> AsyncIterator[Client]:
@@ -265,13 +302,14 @@ async def connect(
     Args:
         url: Host and port of Triton's gRPC. A name of several addresses is balanced over them.
         model: The model.
+        tls: None for a server that speaks plain gRPC.
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
 
     Raises:
         ServerUnavailableError: No server there, or it does not serve the model.
     """
-    async with channel(url) as grpc:
+    async with channel(url, tls) as grpc:
         from tritonclient.utils import InferenceServerException  # noqa: PLC0415
 
         async def ask() -> Any:  # noqa: ANN401
@@ -281,7 +319,8 @@ async def connect(
                 reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
                 problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
                 raise ServerUnavailableError(
-                    f"{problem}: {error.message()}; `asr doctor --url {url}` says more", error.status()
+                    f"{problem}: {error.message()}; `asr doctor --url {url}{f' {tls}' if tls else ''}` says more",
+                    error.status(),
                 ) from error
 
         metadata = await repeated(ask, retries=min(retries, CONNECT_RETRIES))
@@ -292,11 +331,19 @@ async def connect(
 
 
 @asynccontextmanager
-async def channel(url: str) -> AsyncIterator[Any]:
+async def channel(url: str, tls: Tls | None = None) -> AsyncIterator[Any]:
     """An open `tritonclient.grpc.aio` client."""
     from tritonclient.grpc import aio  # noqa: PLC0415 (loads gRPC)
 
-    grpc = aio.InferenceServerClient(url, channel_args=list(CHANNEL.items()))
+    options = dict[str, Any](CHANNEL)
+    if tls is not None and tls.server_name is not None:
+        options["grpc.ssl_target_name_override"] = tls.server_name
+    grpc = aio.InferenceServerClient(
+        url,
+        ssl=tls is not None,
+        root_certificates=tls.authorities if tls is not None else None,
+        channel_args=list(options.items()),
+    )
     try:
         yield grpc
     finally:

@@ -92,7 +92,7 @@ def _from_hub(repository: str, revision: str | None, folder: Path, reporter: Rep
         import huggingface_hub  # noqa: PLC0415
         from huggingface_hub import errors  # noqa: PLC0415
     except ImportError as error:
-        raise MissingExtraError("hf: sources need huggingface-hub; pip install 'asr-operator[builder]'") from error
+        raise MissingExtraError("hf: sources need huggingface-hub", "builder") from error
     if shutil.disk_usage(folder).free < 1024**3:
         raise WorkFolderError(f"{folder} has less than 1 GiB free")
     try:

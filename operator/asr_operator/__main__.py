@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-import yaml
 
 from asr_operator import __doc__ as description
 from asr_operator.errors import SettingsError
+from model_builder.errors import MissingExtraError
 
 app = typer.Typer(
     name="asr-operator", help=description, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -82,6 +82,8 @@ def check(
 
     Example: asr-operator check asrdeployment.yaml
     """
+    import yaml  # noqa: PLC0415 (of the extra operator, which --help does without)
+
     from asr_operator import check as checking  # noqa: PLC0415
 
     wrong = checked = 0
@@ -110,7 +112,12 @@ def _fail(message: str) -> NoReturn:
 
 def main() -> None:
     """Entry point."""
-    app()
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        missing = MissingExtraError(f"{error.name} is not installed", "operator")
+        typer.echo(f"asr-operator: {missing}", err=True)
+        sys.exit(missing.exit_code)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
+from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState
 from asr_operator.render import jobs
-from asr_operator.render.context import Context, plan_product, same_tensorrt
+from asr_operator.render.context import Context, same_tensorrt
 from asr_operator.render.deployment import Serving
 
 POD_GRACE = timedelta(seconds=30)
@@ -210,7 +211,7 @@ def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) ->
         return None
     if pool.gpu is None:
         return f"pool {pool.name} has no GPU, {artifact.uri} is a TensorRT plan"
-    if artifact.gpu_product != plan_product(pool.gpu):
+    if artifact.gpu_product != names.plan_product(pool.gpu.product):
         return f"{artifact.uri} is a plan for {artifact.gpu_product}, pool {pool.name} has {pool.gpu.product}"
     if artifact.compute_capability not in {None, pool.gpu.compute_capability}:
         return (

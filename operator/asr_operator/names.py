@@ -71,6 +71,11 @@ def digest(content: Any, length: int = DIGEST_LENGTH) -> str:  # noqa: ANN401 (a
     return hashlib.sha256(text.encode()).hexdigest()[:length]
 
 
+def plan_product(product: str) -> str:
+    """A GPU product of node labels as the driver names it: without what feature discovery adds for time slices."""
+    return product.removesuffix("-SHARED")
+
+
 def deployment(resource: str, pool: str) -> str:
     """Name of a pool's Deployment, and of its PodDisruptionBudget and autoscaler."""
     return f"{resource}-{pool}"

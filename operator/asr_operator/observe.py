@@ -187,7 +187,7 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         if condition["type"] in {"Complete", "SuccessCriteriaMet"}:
             return replace(state, phase=Phase.SUCCEEDED, ended=ended, result=_result(state.build, pods))
         if condition["type"] == "Failed":
-            failure = _failure(name, condition, newest)
+            failure = failure_of(name, condition, newest)
             return replace(state, phase=Phase.FAILED, ended=ended, failure=failure)
     if newest is not None:
         waiting, unschedulable = _waiting(newest)
@@ -218,7 +218,7 @@ def artifact_of(build: str, message: str) -> api.Artifact | None:
         return None
 
 
-def _failure(job: str, condition: Object, pod: Object | None) -> api.Failure:
+def failure_of(job: str, condition: Object, pod: Object | None) -> api.Failure:
     """Why a Job failed: what its last pod said, else what the Job's controller says."""
     if condition.get("reason") == "DeadlineExceeded":
         return api.Failure(

@@ -142,3 +142,28 @@ def test_asr_transcribe_without_retries_tells_what_failed(repository: Path) -> N
     code, results, _ = asr_across_a_kill(repository, "--retries", "0")
     assert code == 1
     assert any("error" in result for result in results)
+
+
+def test_asr_transcribe_asks_a_server_that_is_gone_for_none_of_the_files_that_are_left(repository: Path) -> None:
+    files = FILES * 20
+    with triton.serve(repository) as server:
+        where = ["--url", server.ports.grpc_url, "--model", MODEL, "--concurrency", "2", "--retries", "2"]
+        with subprocess.Popen(
+            [program("asr"), "transcribe", "--json", *where, *files],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as client:
+            assert client.stdout is not None
+            assert client.stderr is not None
+            lines = [client.stdout.readline()]
+            kill(server)
+            lines += client.stdout.readlines()
+            told = " ".join(client.stderr.read().split())
+    results = [json.loads(line) for line in lines]
+    assert client.returncode == 3, told
+    assert [result["file"] for result in results] == files
+    failed = [result["error"] for result in results if "error" in result]
+    unsent = failed.count("not sent: the server is gone")
+    assert len(failed) - unsent < 10  # those in flight, and not all the others
+    assert f"{unsent} of {len(files)} files were not sent" in told

@@ -1,12 +1,20 @@
 """`asr` against a real server."""
 
 import json
+import os
+import pty
+import signal
 import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from model_builder import audio_set, triton
+from tests.cluster.machine import until
+from tests.support.certificates import Certificate, certificate
 from tests.support.programs import program
 
 FILES = sorted(audio_set.SHIPPED.glob("*.wav"))
@@ -51,6 +59,112 @@ def test_the_word_error_rate_is_told_when_the_truth_is_known(address: tuple[str,
     done = asr("transcribe", *address, "--reference", str(audio_set.SHIPPED / "transcripts.json"), *map(str, FILES))
     assert done.returncode == 0
     assert b"word error rate" in (done.stdout + done.stderr).lower()
+
+
+@contextmanager
+def asr_on_a_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Callable[[], str]]]:
+    """The command on a terminal of its own, and what stands there."""
+    terminal, inside = pty.openpty()
+    shown = bytearray()
+
+    def read() -> None:
+        with suppress(OSError):  # Linux's way to tell that the command has left the terminal
+            while part := os.read(terminal, 4096):
+                shown.extend(part)
+
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "200"}
+    reader = threading.Thread(target=read)
+    with subprocess.Popen(
+        [program("asr"), *arguments], stdin=inside, stdout=inside, stderr=inside, env=environment
+    ) as command:
+        os.close(inside)
+        reader.start()
+        try:
+            yield command, lambda: shown.decode(errors="replace")
+        finally:
+            command.kill()
+            reader.join()
+            os.close(terminal)
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Iterator[str]:
+    """A FIFO that nothing comes from, though it is open for writing."""
+    path = tmp_path / "quiet"
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR)
+    yield str(path)
+    os.close(end)
+
+
+def test_on_a_terminal_a_transcript_is_shown_before_the_last_file_is_read(address: tuple[str, ...], quiet: str) -> None:
+    with asr_on_a_terminal("transcribe", *address, str(FILES[0]), quiet) as (_, shown):
+        until(lambda: TRUTH[FILES[0].name] in shown(), "a transcript on the terminal")
+
+
+def test_ctrl_c_ends_a_wait_for_audio_and_leaves_what_is_transcribed(address: tuple[str, ...], quiet: str) -> None:
+    with asr_on_a_terminal("transcribe", *address, quiet, str(FILES[0])) as (command, shown):
+        until(lambda: "1/2" in shown(), "one file done")
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) == 130
+        until(lambda: TRUTH[FILES[0].name] in shown(), "a transcript on the terminal")
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="module")
+def tls_url(repository: Path, signed: Certificate) -> Iterator[str]:
+    """Address of a Triton that speaks TLS, by the flags that the operator gives it for service.tlsSecretRef."""
+    command = triton.command
+    flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={signed.certificate}", f"--grpc-server-key={signed.key}"]
+    with ExitStack() as servers:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(triton, "command", lambda *arguments: [*command(*arguments), *flags])
+            running = servers.enter_context(triton.serve(repository))
+        yield running.ports.grpc_url
+
+
+def test_files_are_transcribed_over_tls(tls_url: str, signed: Certificate) -> None:
+    done = asr("transcribe", "--url", tls_url, "--tls-ca", str(signed.authority), "--json", str(FILES[0]))
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["text"] == TRUTH[FILES[0].name]
+
+
+def test_the_bench_runs_over_tls(tls_url: str, signed: Certificate) -> None:
+    done = asr("bench", "--url", tls_url, "--tls-ca", str(signed.authority), "--requests", "4", str(FILES[0]))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_finds_a_healthy_server_healthy_over_tls(tls_url: str, signed: Certificate) -> None:
+    done = asr("doctor", "--url", tls_url, "--tls-ca", str(signed.authority))
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_certificate_for_another_name_is_taken_when_it_is_named(tls_url: str, signed: Certificate) -> None:
+    there = ("--url", tls_url.replace("127.0.0.1", "localhost"), "--tls-ca", str(signed.authority))
+    assert asr("doctor", *there).returncode == 1
+    assert asr("doctor", *there, "--tls-server-name", "127.0.0.1").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"), [((), b"Add --tls"), (("--tls",), b"whether the authorities of --tls-ca signed it")]
+)
+def test_the_doctor_says_what_tls_lacks(tls_url: str, options: tuple[str, ...], hint: bytes) -> None:
+    done = asr("doctor", "--url", tls_url, *options)
+    assert done.returncode == 1
+    assert hint in done.stdout
+
+
+def test_the_doctor_tells_a_server_without_tls(address: tuple[str, ...]) -> None:
+    done = asr("doctor", *address, "--tls")
+    assert done.returncode == 1
+    assert b"does not speak TLS" in done.stdout
 
 
 def test_a_model_that_is_not_served_is_told(server: triton.Server) -> None:

@@ -60,14 +60,21 @@ def main() -> int:
         return 130
     console.print(
         f"\nFrom nothing to text in {time.monotonic() - began:.0f} s. The cluster goes on running; look around with\n"
-        f"  export KUBECONFIG={os.path.relpath(cluster.kubeconfig)} "
-        f"NO_PROXY={cluster.environment['NO_PROXY']}\n"
-        f"  alias kubectl='{os.path.relpath(BINARY)} kubectl'\n"
+        f"{escape(setup(cluster.kubeconfig, cluster.environment['NO_PROXY']))}\n"
         f"  kubectl get asr,pods -n {NAMESPACE}; kubectl describe asr {NAME} -n {NAMESPACE}; "
         "kubectl explain asr.spec.pools\n"
         "and end it with `make cluster-down`.",
     )
     return 0
+
+
+def setup(kubeconfig: Path, no_proxy: str) -> str:
+    """Shell lines after which the programs that the demo printed are found, in whatever folder."""
+    folders = f"{Path(sys.executable).parent}:{HELM.parent}"
+    return (
+        f"  export PATH={folders}:$PATH KUBECONFIG={kubeconfig.absolute()} NO_PROXY={no_proxy} no_proxy={no_proxy}\n"
+        f"  alias kubectl='{BINARY} kubectl'"
+    )
 
 
 def start(cluster: Cluster) -> None:

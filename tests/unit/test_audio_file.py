@@ -82,6 +82,22 @@ def test_a_file_without_samples_is_refused() -> None:
         read(stored(np.zeros(0, dtype=np.int16)))
 
 
+def test_a_wav_that_was_not_written_to_its_end_is_told() -> None:
+    content = bytearray(stored(tone(16_000)).getvalue())
+    length = content.index(b"data") + 4
+    content[length : length + 4] = bytes(4)
+    with pytest.raises(AudioFileError, match="was it written to the end"):
+        read(io.BytesIO(content))
+
+
+def test_flac_whose_header_does_not_tell_its_length_is_refused() -> None:
+    content = bytearray(stored(tone(16_000), kind="FLAC").getvalue())
+    content[21] &= 0xF0  # its 36 bits are the lower half of this byte and the next four
+    content[22:26] = bytes(4)
+    with pytest.raises(AudioFileError, match="does not say how long it is"):
+        read(io.BytesIO(content))
+
+
 def test_less_than_one_sample_at_16_khz_is_refused() -> None:
     with pytest.raises(AudioFileError, match="holds less than one sample"):
         read(stored(np.zeros(1, dtype=np.int16), rate=192_000))

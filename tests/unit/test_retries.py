@@ -1,13 +1,16 @@
 """Which requests are sent again, and how often."""
 
 import asyncio
+import re
+import socket
 from collections.abc import Callable
 from itertools import count
 
+import numpy as np
 import pytest
 
 from asr_client import transcription
-from asr_client.transcription import ServerUnavailableError, TranscriptionError, repeated
+from asr_client.transcription import Client, ServerUnavailableError, TranscriptionError, channel, repeated
 
 LOST = TranscriptionError("connection reset", "StatusCode.UNAVAILABLE")
 
@@ -53,7 +56,7 @@ def test_without_retries_the_first_failure_is_the_answer() -> None:
         asked([LOST], retries=0)
 
 
-@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND", "CANCELLED"])
+@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "DEADLINE_EXCEEDED", "INTERNAL", "NOT_FOUND"])
 def test_what_the_server_refuses_or_is_too_slow_for_is_not_sent_again(status: str) -> None:
     told: list[TranscriptionError] = []
     with pytest.raises(TranscriptionError, match="no"):
@@ -64,6 +67,10 @@ def test_what_the_server_refuses_or_is_too_slow_for_is_not_sent_again(status: st
 def test_a_server_that_ends_and_has_no_models_any_more_is_lost() -> None:
     ending = "Request for unknown model: 'english_stt' has no available versions"
     assert asked([TranscriptionError(ending, "StatusCode.NOT_FOUND")]) == 2
+
+
+def test_a_request_that_its_server_cancels_is_sent_again() -> None:
+    assert asked([TranscriptionError("CANCELLED", "StatusCode.CANCELLED")]) == 2
 
 
 def test_an_answer_that_is_no_transcript_is_not_asked_for_again() -> None:
@@ -84,3 +91,15 @@ def test_no_request_is_sent_again_when_its_time_is_over(monkeypatch: pytest.Monk
 
     with pytest.raises(TranscriptionError, match="connection reset"):
         asyncio.run(repeated(once, retries=6, seconds=0.001))
+
+
+def test_a_request_without_an_answer_tells_the_time_that_it_had() -> None:
+    async def ask(url: str) -> None:
+        async with channel(url) as grpc:
+            await Client(grpc, "n", "INT16", timeout=0.25).transcribe(np.zeros(1, dtype=np.int16))
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        pytest.raises(TranscriptionError, match=re.escape("no answer within 0.25 s") + "$"),
+    ):
+        asyncio.run(ask(f"127.0.0.1:{silent.getsockname()[1]}"))

@@ -1,8 +1,11 @@
 """The command `asr` as far as it goes without a server."""
 
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,8 +20,9 @@ from asr_client.cli import app
 from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
 from asr_client.files import FileResult
 from asr_client.findings import Outcome
-from asr_client.transcription import Transcript, Word
+from asr_client.transcription import Transcript, Word, transcript_of
 from asr_serving import tensors
+from tests.support.programs import program
 
 COMPLETE = {"n", "preprocessing_n", "onnx_n", "postprocessing_n", "ensemble_n"}
 
@@ -97,12 +101,29 @@ def test_doctor_tells_an_address_without_a_port() -> None:
     assert "is not HOST:PORT" in found.stdout
 
 
+# What is told as it is
+
+
+def test_doctor_makes_no_emoji_of_an_address() -> None:
+    assert "2001:db8:a:b::x has no address" in asr("doctor", "--url", "[2001:db8:a:b::x]:8001").stdout
+
+
+def test_no_emoji_is_made_of_the_name_of_a_file(closed_port: str) -> None:
+    assert "bad:a:1.wav" in asr("bench", "--url", closed_port, "bad:a:1.wav").stderr
+
+
 # Wrong usage
 
 
 @pytest.mark.parametrize("url", ["http://localhost:8001", "localhost", "localhost:", ":8001", "localhost:99999"])
 def test_what_is_not_host_and_port_is_wrong_usage(url: str, wav: str) -> None:
     assert asr("transcribe", "--url", url, wav).exit_code == 2
+
+
+def test_authorities_that_are_no_certificates_are_wrong_usage(wav: str) -> None:
+    found = asr("transcribe", "--tls-ca", wav, wav)
+    assert found.exit_code == 2
+    assert "holds no certificate in PEM" in plain(found.stderr)
 
 
 def test_no_file_is_wrong_usage() -> None:
@@ -147,6 +168,71 @@ def test_a_folder_is_told_with_what_to_write_instead(tmp_path: Path) -> None:
         files.read(str(tmp_path))
 
 
+def test_audio_of_more_than_an_hour_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.wav"
+    soundfile.write(path, np.zeros(3_601, dtype=np.int16), 1)
+    with pytest.raises(AudioFileError, match=re.escape("is 3601.00 s long, at most 3600 s are taken")):
+        files.read(str(path))
+
+
+def test_audio_that_memory_does_not_hold_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "large.flac"
+    soundfile.write(path, np.zeros((2_000_000, 8), dtype=np.int16), 192_000)
+    script = """
+import resource, sys
+import numpy, soundfile, soxr
+from asr_client import audio, files
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 32_000_000,) * 2)
+try:
+    files.read(sys.argv[1])
+except audio.AudioFileError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{path}: takes more memory than there is\n"
+
+
+def test_an_empty_name_is_told() -> None:
+    with pytest.raises(AudioFileError, match="name is empty"):
+        files.read("")
+
+
+def test_a_closed_standard_input_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(AudioFileError, match="standard input: is closed"):
+        files.read("-")
+
+
+def test_standard_input_is_named_once() -> None:
+    assert files._reason("-", AudioFileError("standard input: holds no samples")) == "holds no samples"
+
+
+# Letters that the terminal's encoding has not
+
+
+def doctor_in_ascii(*arguments: str) -> str:
+    """What `asr doctor` prints where standard output is ASCII."""
+    done = subprocess.run(
+        [program("asr"), "doctor", *arguments],
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    return done.stdout
+
+
+def test_a_letter_that_cannot_be_printed_is_escaped(closed_port: str) -> None:
+    assert "\\u2713 address" in doctor_in_ascii("--url", closed_port)
+
+
+def test_json_with_letters_that_cannot_be_printed_stays_json() -> None:
+    (line,) = doctor_in_ascii("--json", "--url", "Zo\xeb\U0001f600").splitlines()
+    assert "Zo\xeb\U0001f600" in json.loads(line)["message"]
+
+
 # Results
 
 
@@ -160,6 +246,17 @@ def test_a_result_is_one_json_object() -> None:
         "words": [{"word": "hello", "start": 0.08, "end": 0.4}, {"word": "there", "start": 0.48, "end": 0.8}],
         "retries": 0,
     }
+
+
+def test_no_word_ends_after_the_audio() -> None:
+    outputs = {
+        "decoded_texts": np.array([[b"full today"]]),
+        "confidence": np.array([[0.9]], dtype=np.float32),
+        "words": np.array([[b"full", b"today"]]),
+        "word_offsets": np.array([[[1.2, 1.6], [2.24, 2.72]]], dtype=np.float32),
+    }
+    found = transcript_of(outputs, seconds=2.68)
+    assert [(word.start, word.end) for word in found.words] == [(1.2, 1.6), (2.24, 2.68)]
 
 
 def test_a_failed_file_is_one_json_object_with_the_error() -> None:

@@ -344,7 +344,8 @@ class Build(ApiModel):
     """The pods that build the model."""
 
     resources: Resources = Resources(requests={"cpu": "2", "memory": "6Gi"}, limits={"memory": "12Gi"})
-    """Requests and limits. NeMo and the check through a real Triton take about 4.5 GB for 115 million parameters."""
+    """Requests and limits; 2 CPUs and 6Gi are asked for, and 12Gi allowed, unless told otherwise. NeMo and the check
+    through a real Triton take about 4.5 GB for 115 million parameters."""
     node_selector: Labels = {}
     """Labels of the nodes that build the ONNX model, which needs no GPU. Plans are built on nodes of their pool."""
     tolerations: Tolerations = []

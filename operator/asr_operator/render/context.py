@@ -92,8 +92,3 @@ def same_tensorrt(one: str, other: str) -> bool:
     first, second = one.split(".")[:3], other.split(".")[:3]
     length = min(len(first), len(second))
     return first[:length] == second[:length]
-
-
-def plan_product(gpu: api.Gpu) -> str:
-    """The GPU product as the driver names it: without what feature discovery adds for time slices."""
-    return gpu.product.removesuffix("-SHARED")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
-from asr_operator.render.context import Context, Object, plan_product
+from asr_operator.render.context import Context, Object
 from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
@@ -227,7 +227,10 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
             args += [f"--size-limit={compare.bytes_of(pool.model_volume.size_limit)}"]
     if plan and pool.gpu is not None:
         # The same GPU that Triton gets: what an init container was given goes on to the containers.
-        args += [f"--gpu-product={plan_product(pool.gpu)}", f"--compute-capability={pool.gpu.compute_capability}"]
+        args += [
+            f"--gpu-product={names.plan_product(pool.gpu.product)}",
+            f"--compute-capability={pool.gpu.compute_capability}",
+        ]
         args += [f"--tensorrt={context.triton.tensorrt}"]
         variables |= {"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"}
     return pods.container(

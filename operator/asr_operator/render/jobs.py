@@ -10,7 +10,7 @@ from typing import Any
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
-from asr_operator.render.context import Context, Object, plan_product
+from asr_operator.render.context import Context, Object
 from model_builder import errors
 from model_builder.recipe import ARTIFACT_FORMAT
 
@@ -112,7 +112,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
     inputs = {
         "format": ARTIFACT_FORMAT,
         "model": model.manifest_sha256,
-        "product": plan_product(gpu),
+        "product": names.plan_product(gpu.product),
         "computeCapability": gpu.compute_capability,
         "tensorrt": context.triton.tensorrt,
         "precision": precision,
@@ -125,7 +125,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
         f"--storage={spec.storage.uri}",
         f"--precision={precision.lower()}",
         f"--serving-tensorrt={context.triton.tensorrt}",
-        f"--gpu-product={plan_product(gpu)}",
+        f"--gpu-product={names.plan_product(gpu.product)}",
         f"--compute-capability={gpu.compute_capability}",
         *(f"--shape={shape}" for shape in shapes),
         *_common(spec),

@@ -605,7 +605,7 @@ def serve(
                 reporter.info("Triton stops")
                 number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
                 raise typer.Exit(128 + number) from asked
-        raise BuilderError(f"Triton stopped by itself:\n{triton.errors_in(log)}")
+            server.check_alive()
 
 
 def _reporter(*, json_log: bool) -> Reporter:

@@ -1,9 +1,12 @@
-"""Runs a server that must not outlive the process that started it: `python -m model_builder.tether COMMAND...`.
+"""Runs a server that must not outlive the process that started it: `python -m model_builder.tether REGIONS COMMAND...`.
 
 The starter holds this process's standard input open. When it closes, because the starter is done or was killed, the
 server's whole process group is killed. Triton needs this: its Python models do not always end with it (the stub of a
 killed server can wait for it for ever, with the interpreter's lock held). SIGTERM is passed on. The starter gives this
 process a session of its own, so that Ctrl-C and the end of a terminal reach the starter alone.
+
+A server that is killed leaves its regions of shared memory behind, 16 MiB and more of each Python model. Those whose
+names begin with REGIONS, which are this server's alone, are removed at the end.
 """
 
 import os
@@ -12,10 +15,13 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 
-def main(command: list[str]) -> int:
-    """Run `command` to its end; returns its exit code, 128 + N for signal N."""
+def main(regions: str, command: list[str]) -> int:
+    """Run `command` to its end and remove its `regions`; returns its exit code, 128 + N for signal N."""
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
 
     def kill_group() -> None:
@@ -30,10 +36,12 @@ def main(command: list[str]) -> int:
     threading.Thread(target=watch, daemon=True).start()
     code = server.wait()
     kill_group()
+    for region in SHARED_MEMORY.glob(f"{regions}*"):
+        region.unlink(missing_ok=True)
     return code if code >= 0 else 128 - code
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
+    code = main(sys.argv[1], sys.argv[2:])
     sys.stdout.flush()
     os._exit(code)  # the watching thread still reads

@@ -19,6 +19,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
 SHARED_MEMORY_BYTES = 16 * 1024 * 1024
 """Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
+
+
+WITHOUT_GPU = ("CudaDriverHelper has not been", "unable to create stream for", "Failed to initialize NVML")
+"""Errors that Triton logs wherever there is no GPU, and serves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +137,9 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
 
 def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
     """The server's command line."""
+    regions = f"triton-{uuid.uuid4().hex}-"
     return [
-        *(sys.executable, "-m", "model_builder.tether"),
+        *(sys.executable, "-m", "model_builder.tether", regions),
         binary,
         f"--model-repository={repository}",
         f"--backend-directory={backends}",
@@ -142,6 +148,7 @@ def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list
         "--exit-on-error=true",
         "--disable-auto-complete-config",
         f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-region-prefix-name={regions}",
         f"--grpc-address={ports.host}",
         f"--http-address={ports.host}",
         f"--metrics-address={ports.host}",
@@ -168,7 +175,13 @@ class Server:
         """
         code = self.process.poll()
         if code is not None:
-            raise ServerError(f"Triton ended with exit code {code}:\n{errors_in(self.log)}")
+            raise ServerError(f"Triton ended with {_exit_code(code)}:\n{errors_in(self.log)}")
+
+
+def _exit_code(code: int) -> str:
+    """An exit code in words; of the tether, so that 128 + N stands for signal N."""
+    names = {128 + number: number.name for number in signal.Signals}
+    return f"exit code {code} ({names[code]})" if code in names else f"exit code {code}"
 
 
 def _raise_exit(_signal: int, _frame: object) -> None:
@@ -233,7 +246,7 @@ def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> N
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if process.poll() is not None:
-            raise ServerError(f"Triton stopped with exit code {process.returncode}:\n{errors_in(log)}")
+            raise ServerError(f"Triton stopped with {_exit_code(process.returncode)}:\n{errors_in(log)}")
         if b"failed to load" in log.read_bytes():
             # Triton itself would wait for the other models, and the scheduler model waits for the acoustic one.
             raise ServerError(f"a model does not load:\n{errors_in(log)}")
@@ -263,5 +276,10 @@ def errors_in(log: Path, lines: int = 12) -> str:
     """The error lines of a Triton log, or its end when there are none."""
     text = log.read_text(encoding="utf-8", errors="replace").splitlines()
     marks = ("UNAVAILABLE", "rror:", "terminate called", "what():")
-    errors = [line for line in text if line.startswith("E") or any(mark in line for mark in marks)]
+    errors = [
+        line
+        for line in text
+        if (line.startswith("E") or any(mark in line for mark in marks))
+        and not any(words in line for words in WITHOUT_GPU)
+    ]
     return "\n".join(line[:LINE_LENGTH] for line in (errors or text)[-lines:])

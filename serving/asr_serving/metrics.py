@@ -25,6 +25,7 @@ COUNTERS = {
     "asr_utterances_total": "Utterances transcribed",
     "asr_refused_total": "Requests refused because of their audio",
     "asr_failed_total": "Utterances that failed in the server",
+    "asr_cancelled_total": "Utterances not computed, since their clients had gone",
     "asr_batches_total": "Batches sent to the acoustic model",
     "asr_waiting_seconds_total": "Seconds that utterances waited for their batch",
 }

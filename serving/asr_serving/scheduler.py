@@ -4,7 +4,7 @@ Triton's own batcher closes a batch at the first request of another shape, so mi
 almost one by one. Here `execute` only takes requests in and returns; worker threads pick the next batch from all that
 wait (`batching.choose`) and call the acoustic model; other threads decode what it gave and answer each request through
 its response sender. While every worker is busy the next batches gather; an idle server answers at once, without a queue
-delay.
+delay. Nothing is computed for clients that have gone: else an overload would last until all that it left is computed.
 """
 
 import ctypes
@@ -25,6 +25,8 @@ ACOUSTIC_READY_SECONDS = 600.0
 """Triton refuses calls between models until all are loaded: requests that come before that wait this long."""
 ANSWERING_THREADS = 4
 """An answer waits until the server has taken it: the acoustic model must not wait with it."""
+ASK_AFTER_SECONDS = 1.0
+"""How long a client is taken to be there. Then it is asked for, which is a call to the server of 50 µs and more."""
 STOPPING = ("Server not ready", "Server is stopping")
 """How Triton refuses calls between models once it ends. A client that hears UNAVAILABLE knows to ask elsewhere."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -32,12 +34,25 @@ REUSED_BYTES = 32 * 1024 * 1024
 """Allocations up to this size, the largest that glibc takes, and eight times as much free memory, are kept."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Waiting:
     samples: audio.Samples
     wanted: Collection[str]
     sender: Any
     since: float
+    seen: float
+    """When its client was last known to be there."""
+
+    def is_gone(self) -> bool:
+        """Its client waits no more: it gave up, its deadline has passed, or its connection is lost.
+
+        Only for who holds it alone: the server may not be asked about a request that is answered meanwhile.
+        """
+        now = time.monotonic()
+        if now - self.seen < ASK_AFTER_SECONDS:
+            return False
+        self.seen = now
+        return bool(self.sender.is_cancelled())
 
 
 class TritonPythonModel:
@@ -69,7 +84,8 @@ class TritonPythonModel:
             try:
                 signal = pb_utils.get_input_tensor_by_name(request, "audio_signal").as_numpy()
                 samples = audio.checked(signal, self._settings.limits)
-                accepted.append(_Waiting(samples, request.requested_output_names(), sender, time.monotonic()))
+                now = time.monotonic()
+                accepted.append(_Waiting(samples, request.requested_output_names(), sender, since=now, seen=now))
             except audio.AudioError as error:
                 self._metrics.add(refused=1)
                 _answer(sender, _error(str(error), pb_utils.TritonError.INVALID_ARG))
@@ -110,7 +126,19 @@ class TritonPythonModel:
                     self._answer(batch, outputs, shape.samples, taken_at)
 
     def _take(self) -> list[_Waiting]:
-        """Wait for utterances and take the next batch; empty when the model is to stop."""
+        """Wait for utterances and take the next batch of clients that wait; empty when the model is to stop."""
+        while True:
+            batch = self._choose()
+            gone = {waiting for waiting in batch if waiting.is_gone()}
+            if not gone:
+                return batch
+            self._answering.submit(self._drop, gone)
+            # Not without them: full batches count most when there is too much to do.
+            left = [waiting for waiting in batch if waiting not in gone]
+            with self._arrived:
+                self._waiting = sorted([*left, *self._waiting], key=lambda waiting: waiting.since)
+
+    def _choose(self) -> list[_Waiting]:
         with self._arrived:
             self._arrived.wait_for(lambda: self._stopping or self._waiting)
             if self._stopping:
@@ -149,6 +177,13 @@ class TritonPythonModel:
             _answer(waiting.sender, response)
         self._metrics.add(failed=len(batch))
         self._metrics.accepted(-len(batch))
+
+    def _drop(self, gone: Collection[_Waiting]) -> None:
+        response = _error("the client has gone", pb_utils.TritonError.CANCELLED)
+        for waiting in gone:
+            _answer(waiting.sender, response)
+        self._metrics.add(cancelled=len(gone))
+        self._metrics.accepted(-len(gone))
 
     def _count(self, batch: Sequence[_Waiting], samples: int, taken_at: float) -> None:
         self._metrics.add(

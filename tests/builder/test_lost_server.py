@@ -1,6 +1,8 @@
 """A real Triton that is killed and started again, or stopped, while clients ask it."""
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,6 +11,7 @@ from tempfile import TemporaryFile
 from typing import Any
 
 from model_builder import audio_set, triton
+from model_builder.tether import SHARED_MEMORY
 from tests.cluster.machine import until
 from tests.support.load import Load, steady, utterances
 from tests.support.programs import program
@@ -68,6 +71,38 @@ def test_without_retries_the_failures_of_a_killed_server_are_told(repository: Pa
     load, right = interrupted(repository, kill, retries=0)
     assert load.errors
     assert load.wrong(right) == []
+
+
+def regions(server: triton.Server) -> set[Path]:
+    """Shared memory that Triton and its Python models have made."""
+    assert isinstance(server.process.args, list)
+    (prefix,) = (item.partition("prefix-name=")[2] for item in server.process.args if "shm-region-prefix" in item)
+    return set(SHARED_MEMORY.glob(f"{prefix}*"))
+
+
+def test_a_killed_server_leaves_no_shared_memory(repository: Path) -> None:
+    with triton.serve(repository) as server, triton.serve(repository) as other:
+        assert len(regions(server)) >= 4, "each of our three models has one, and the acoustic one"
+        kill(server)
+        assert not regions(server)
+        assert len(regions(other)) >= 4, "another server's"
+
+
+def test_serve_tells_what_killed_its_triton(repository: Path) -> None:
+    ports = triton.Ports.free()
+    numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
+    with subprocess.Popen(
+        [program("model-builder"), "serve", str(repository), *numbers], stderr=subprocess.PIPE, text=True
+    ) as command:
+        assert command.stderr is not None
+        assert any(line.startswith("ready") for line in command.stderr)
+        tether = Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()[0]
+        server = Path(f"/proc/{tether}/task/{tether}/children").read_text().split()[0]
+        os.kill(int(server), signal.SIGFPE)
+        told = command.stderr.read()
+        assert command.wait(60) == 40, told
+    assert "Triton ended with exit code 136 (SIGFPE)" in told
+    assert "CUDA" not in told
 
 
 def asr_across_a_kill(repository: Path, *arguments: str) -> tuple[int, list[dict[str, Any]], str]:

@@ -199,6 +199,33 @@ def test_what_waits_how_long_and_in_which_batches_adds_up_over_the_processes_of_
     assert counted["asr_waiting_seconds_total"] < counted["asr_request_seconds_sum"]
 
 
+def test_nothing_is_computed_for_clients_that_gave_up_and_all_others_are_answered(fresh_server: triton.Server) -> None:
+    signals = utterances(192, seed=5, shortest=35, longest=39)
+    ports = fresh_server.ports
+
+    def accepted() -> bool:
+        counted = prometheus(ports)
+        return counted["asr_pending_utterances"] + counted["asr_utterances_total"] == len(signals)
+
+    async def run() -> list[str]:
+        async with connect(ports.grpc_url, "english_stt") as client:
+            requests = [asyncio.create_task(client.transcribe(signal)) for signal in signals]
+            await asyncio.to_thread(until, accepted, "all to be accepted", seconds=120)
+            patient = requests[::8]
+            for request in set(requests) - set(patient):
+                request.cancel()
+            await asyncio.gather(*requests, return_exceptions=True)
+            return [(await request).text for request in patient]
+
+    found = asyncio.run(run())
+    assert found == texts(fresh_server, "english_stt", signals[::8], concurrency=8)
+    counted = settled(ports)
+    assert counted["asr_pending_utterances"] == counted["asr_failed_total"] == 0
+    assert counted["asr_utterances_total"] + counted["asr_cancelled_total"] == len(signals) + len(found)
+    # Two batches of 32 at most were being computed when they gave up, and two more were perhaps taken within a second.
+    assert counted["asr_cancelled_total"] > 32
+
+
 def test_log_probabilities_come_only_when_asked_for(server: triton.Server, check_audio: AudioSet) -> None:
     utterance = check_audio.utterances[0]
     fed = plain(utterance.signal[None], np.array([[utterance.signal.size]], dtype=np.int32))

@@ -33,6 +33,13 @@ exit EXIT_CODE
 """.replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
 """Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
 
+SHARED_MEMORY = "/dev/shm"  # noqa: S108
+REMOVE_REGIONS = 'rm -f "$0"/triton_*; exec "$@"'
+"""Starts a server without the shared memory of its killed predecessors in the same pod, which the volume outlives.
+
+A server removes only what it has made itself: ten crashes would fill the volume, and no server would start again.
+"""
+
 HOLD_LOCK = 'exec 9<"$0" && flock --shared 9 && exec "$@"'
 """Starts a server that holds a lock as long as it lives: the shell becomes the server, with the lock's file open."""
 
@@ -280,9 +287,11 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         context,
         names.TRITON_CONTAINER,
         context.triton.image,
-        command=[SERVER]
-        if pool.model_volume.claim_name is None
-        else ["/bin/sh", "-c", HOLD_LOCK, lock(serving.artifact), SERVER],
+        command=[
+            *("/bin/sh", "-c", REMOVE_REGIONS, SHARED_MEMORY),
+            *(("/bin/sh", "-c", HOLD_LOCK, lock(serving.artifact)) if pool.model_volume.claim_name is not None else ()),
+            SERVER,
+        ],
         args=args,
         env=pods.environment(variables, pool.env),
         resources=pods.resources(pool.resources, pods.gpu_resource(pool)),
@@ -299,7 +308,7 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         volumeMounts=[
             {"name": "models", "mountPath": MODELS, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+            {"name": "shm", "mountPath": SHARED_MEMORY},
             *([{"name": "tls", "mountPath": TLS, "readOnly": True}] if tls else []),
         ],
     )

@@ -1,6 +1,7 @@
 """Fixtures that many tests share; what is heavy lives in `tests/builder/conftest.py`."""
 
 import os
+import signal
 from typing import Any
 
 import pytest
@@ -9,6 +10,10 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Read once, when onnxruntime is loaded; nothing here reports anywhere.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+# A shell lets what it starts in the background ignore Ctrl-C, and so would all that tests start and send one.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", deadline=None)

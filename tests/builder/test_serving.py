@@ -138,7 +138,8 @@ def test_no_server_outlives_the_command_that_started_it(
     ports = triton.Ports.free()
     numbers = ("--grpc-port", str(ports.grpc), "--http-port", str(ports.http), "--metrics-port", str(ports.metrics))
     with subprocess.Popen(
-        [program("model-builder"), "serve", str(repository), *numbers],
+        # What nohup started ignores the end of a terminal, and so would all that a test starts.
+        ["env", "--default-signal=HUP", program("model-builder"), "serve", str(repository), *numbers],
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,

@@ -52,7 +52,11 @@ class _Waiting:
         if now - self.seen < ASK_AFTER_SECONDS:
             return False
         self.seen = now
-        return bool(self.sender.is_cancelled())
+        try:
+            return bool(self.sender.is_cancelled())
+        except Exception as error:  # noqa: BLE001 (Triton raises its own types; it must not end the worker and its batch)
+            pb_utils.Logger.log_error(f"whether a client still waits cannot be asked: {error}")
+            return False
 
 
 class TritonPythonModel:

@@ -518,7 +518,9 @@ class Writer:
             cursor = g.op("Where", g.op("And", here, is_blank), g.op("Add", cursor, duration_), cursor)
             says = g.op("And", here, g.op("Not", is_blank))
             values = [token_, duration_, logprob_]
-            chosen = [g.op("Where", says, new, old) for new, old in zip(values, chosen, strict=True)] if chosen else values
+            chosen = (
+                [g.op("Where", says, new, old) for new, old in zip(values, chosen, strict=True)] if chosen else values
+            )
             emits = g.op("Or", emits, says) if emits else says
         assert emits is not None  # noqa: S101 (look is at least 1)
         passed = g.op("Add", time_, cursor)
@@ -563,7 +565,9 @@ def decoder_model(head: Head, form: Form) -> onnx.ModelProto:
         given = [name for name in shapes if name not in {*RESULTS, "count"}]
         state = {name: name for name in given} | {"count": g.op("Sub", "time", "time")}
         for name in RESULTS:
-            state[name] = g.const(f"no_{name}", np.full((form.batch, CAPACITY), -1), np.float32 if name == "logprobs" else np.int32)
+            state[name] = g.const(
+                f"no_{name}", np.full((form.batch, CAPACITY), -1), np.float32 if name == "logprobs" else np.int32
+            )
         body = Graph("body_", g.constants)
         inner = {name: f"in_{name}" for name in shapes}
         for _ in range(form.turns):
@@ -597,7 +601,100 @@ def decoder_model(head: Head, form: Form) -> onnx.ModelProto:
         g.op("Identity", state[name], out=f"next_{name}")
     flag = writer.unfinished(g, state, "lengths")
     g.op("Reshape", flag, g.const("one_element", [1], np.int64), out="unfinished")
-    return _model(g, [*inputs, *values("", given)], [*values("next_", shapes), helper.make_tensor_value_info("unfinished", INT, [1])])
+    return _model(
+        g,
+        [*inputs, *values("", given)],
+        [*values("next_", shapes), helper.make_tensor_value_info("unfinished", INT, [1])],
+    )
+
+
+def cpu_model(head: Head) -> onnx.ModelProto:
+    """The decoder for ONNX Runtime: the joint network for rows that are not done, the prediction network for emitters.
+
+    Batches of any size. `said` is [turns, B, 3]: token or -1, frame and duration.
+    """
+    form = Form("", "FP32", 0, "cpu", argmax="topk")
+    writer, g = Writer(head, form), Graph("", {})
+    names = ["time", "symbols", "pred", *(f"{kind}{layer}" for kind in "hc" for layer in range(head.layers))]
+    types = {name: (INT if name in {"time", "symbols"} else FLOAT) for name in names}
+    widths = {"time": 1, "symbols": 1, "pred": JOINT}
+
+    def values(prefix: str) -> list[onnx.ValueInfoProto]:
+        return [
+            helper.make_tensor_value_info(prefix + name, types[name], ["batch", widths.get(name, HIDDEN)])
+            for name in names
+        ]
+
+    flat, last_axis = g.const("flat", [-1], np.int64), g.const("axis_1", [1], np.int64)
+    table = g.op("Reshape", "frames", g.const("flat_table", [-1, JOINT], np.int64))
+    shape = g.op("Shape", "frames")
+    steps = g.op("Gather", shape, g.const("axis_of_steps", [1], np.int64), axis=0)
+    batch = g.op("Gather", shape, g.const("axis_of_batch", 0, np.int64), axis=0)
+    rows = g.op("Range", g.const("long_0", 0, np.int64), batch, g.const("long_1", 1, np.int64))
+    base = g.op("Cast", g.op("Unsqueeze", g.op("Mul", rows, steps), last_axis), to=INT)
+    b = Graph("body_", g.constants)
+    state = {name: f"in_{name}" for name in names}
+    active = b.op("Reshape", b.op("NonZero", b.op("Reshape", b.op("Less", state["time"], "lengths"), flat)), flat)
+    time_, symbols = (b.op("Gather", state[name], active, axis=0) for name in ("time", "symbols"))
+    at = b.op("Reshape", b.op("Add", b.op("Gather", base, active, axis=0), time_), flat)
+    frames = b.op("Gather", table, at, axis=0)
+    token, duration, blank, logprob = writer.joint(b, frames, b.op("Gather", state["pred"], active, axis=0))
+    stays = b.op("Equal", duration, b.int(0))
+    count = b.op("Where", stays, b.op("Add", symbols, b.int(1)), b.int(0))
+    forced = b.op("Not", b.op("Less", count, b.int(MAX_SYMBOLS)))
+    count = b.op("Where", forced, b.int(0), count)
+    moved = b.op("Add", b.op("Add", time_, duration), b.op("Cast", forced, to=INT))
+    where = b.op("Unsqueeze", active, last_axis)
+    new = {
+        "time": b.op("ScatterND", state["time"], where, moved),
+        "symbols": b.op("ScatterND", state["symbols"], where, count),
+    }
+    emits = b.op("Reshape", b.op("Not", blank), flat)
+    emitters = b.op("Compress", active, emits, axis=0)
+    spoken = b.op("Compress", token, emits, axis=0)
+    theirs = {name: b.op("Gather", state[name], emitters, axis=0) for name in names[2:]}
+    fresh = writer.predict(b, spoken, theirs)
+    to = b.op("Unsqueeze", emitters, last_axis)
+    new |= {name: b.op("ScatterND", state[name], to, fresh[name]) for name in names[2:]}
+    results = b.op("Concat", spoken, *(b.op("Compress", x, emits, axis=0) for x in (time_, duration)), axis=1)
+    nothing = b.op(
+        "Expand",
+        b.const("nothing", np.full((1, 3), -1), np.int32),
+        b.op("Shape", b.op("Concat", *["in_time"] * 3, axis=1)),
+    )
+    said_ = b.op("ScatterND", nothing, to, results)
+    zeros = b.op("Cast", b.op("Mul", state["time"], b.int(0)), to=FLOAT)
+    logprobs = b.op("ScatterND", zeros, where, logprob)
+    left = b.op("Cast", b.op("Less", new["time"], "lengths"), to=INT)
+    goes_on = b.op("Cast", b.op("ReduceMax", left, keepdims=0), to=BOOL)
+    for name in names:
+        b.op("Identity", new[name], out=f"out_{name}")
+    more = [("said", INT, ["batch", 3], said_), ("logprobs", FLOAT, ["batch", 1], logprobs)]
+    body = helper.make_graph(
+        b.nodes,
+        "body",
+        [
+            helper.make_tensor_value_info("iteration", LONG, []),
+            helper.make_tensor_value_info("goes_in", BOOL, []),
+            *values("in_"),
+        ],
+        [
+            helper.make_tensor_value_info(goes_on, BOOL, []),
+            *values("out_"),
+            *(helper.make_tensor_value_info(node, kind, size) for _, kind, size, node in more),
+        ],
+    )
+    most = g.op("Mul", steps, g.const("max_symbols", MAX_SYMBOLS, np.int64))
+    most = g.op("Reshape", most, g.const("scalar", np.zeros(0), np.int64))
+    ends = g.many("Loop", most, g.const("true", True, np.bool_), *names, outputs=len(names) + 2, body=body)
+    for name, value in zip([*(f"next_{name}" for name in names), "said", "logprobs"], ends, strict=True):
+        g.op("Identity", value, out=name)
+    inputs = [
+        helper.make_tensor_value_info("frames", FLOAT, ["batch", "steps", JOINT]),
+        helper.make_tensor_value_info("lengths", INT, ["batch", 1]),
+    ]
+    outputs = [helper.make_tensor_value_info(name, kind, ["turns", *size]) for name, kind, size, _ in more]
+    return _model(g, [*inputs, *values("")], [*values("next_"), *outputs])
 
 
 def _model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.ValueInfoProto]) -> onnx.ModelProto:
@@ -609,6 +706,9 @@ def _model(g: Graph, inputs: list[onnx.ValueInfoProto], outputs: list[onnx.Value
 
 
 # Running
+
+Add = Callable[..., None]
+"""Writes down one case: its form and its figures."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -661,6 +761,55 @@ def run_calls(once: Callable[[dict[str, Array]], dict[str, Array]], feed: dict[s
         feed |= {name: results[f"next_{name}"] for name in feed if f"next_{name}" in results}
 
 
+def measure_cpu(
+    name: str, works: dict[int, Work], head: Head, add: Add, *, batches: Sequence[int] = (128, 64, 16, 1)
+) -> None:
+    """ONNX Runtime on all cores: every core decodes a share of the rows, long and short ones mixed."""
+    import onnxruntime  # noqa: PLC0415 (heavy)
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    content, cores = cpu_model(head).SerializeToString(), os.cpu_count() or 1
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    with ThreadPoolExecutor(cores) as pool:
+        for seconds, work in works.items():
+            for batch in (batch for batch in batches if batch <= len(work.lengths)):
+                form = Form(name, "FP32", batch, "cpu")
+                feed = work.feed(head, form)
+                order = np.argsort(-work.lengths[:batch], kind="stable")
+                shares = [order[share::cores] for share in range(min(cores, batch))]
+                feeds = [{key: np.ascontiguousarray(value[rows]) for key, value in feed.items()} for rows in shares]
+
+                def decode_all(feeds: list[dict[str, Array]] = feeds) -> list[Any]:
+                    return list(pool.map(lambda feed: session.run(names, feed), feeds))
+
+                found: list[list[tuple[int, int, int]]] = [[] for _ in range(batch)]
+                for rows, outputs in zip(shares, decode_all(), strict=True):
+                    turns = dict(zip(names, outputs, strict=True))["said"]
+                    for row, column in zip(rows, turns.transpose(1, 0, 2), strict=True):
+                        found[row] = [tuple(looked) for looked in column.tolist() if looked[0] >= 0]
+                same = compare(found, work.reference, NEAR_TIE["FP32"])
+                spent = milliseconds(decode_all, repeats=5)
+                add(form, seconds=seconds, cores=cores, equality=same, **figures(work, form, seconds, spent))
+
+
+class UrgentStream(cuda.Stream):
+    """A stream whose work goes before that of other streams."""
+
+    def __init__(self) -> None:
+        from cuda.bindings import runtime  # noqa: PLC0415 (only where a GPU is)
+
+        self._stream = _checked(runtime.cudaStreamCreateWithPriority(runtime.cudaStreamNonBlocking, -5))
+        self.handle = int(self._stream)
+
+
+def _checked(results: Any) -> Any:  # noqa: ANN401 (the bindings have no types)
+    if int(results[0]):
+        raise GpuError(f"CUDA answered {results[0]}")
+    return results[1] if len(results) > 1 else None
+
+
 class HostLoop:
     """A plan of a few turns, started by the host until every row is done.
 
@@ -672,13 +821,13 @@ class HostLoop:
         from cuda.bindings import runtime  # noqa: PLC0415 (only where a GPU is)
 
         self._cuda, self._plan, self._feed = runtime, plan, feed
-        self.stream = cuda.Stream()
+        self.stream = UrgentStream()
         self._fixed = {name: cuda.Buffer(feed[name].nbytes) for name in ("frames", "lengths")}
         self._names = [name for name in plan.inputs if name not in self._fixed]
         self._states = [{name: cuda.Buffer(feed[name].nbytes) for name in self._names} for _ in range(3)]
         self._flag = cuda.Buffer(4)
         self._contexts = [self._context(0, 1), self._context(1, 0)]
-        self._events = [self._check(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming)) for _ in range(4)]
+        self._events = [_checked(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming)) for _ in range(4)]
         for name, buffer in [*self._fixed.items(), *self._states[2].items()]:
             buffer.host(feed[name].shape, feed[name].dtype)[...] = feed[name]
             buffer.upload(buffer.size, self.stream)
@@ -686,12 +835,6 @@ class HostLoop:
         for context in self._contexts:  # sets things up that cannot be captured
             context.execute_async_v3(self.stream.handle)
         self.stream.wait()
-
-    @staticmethod
-    def _check(results: Any) -> Any:  # noqa: ANN401 (the bindings have no types)
-        if int(results[0]):
-            raise GpuError(f"CUDA answered {results[0]}")
-        return results[1] if len(results) > 1 else None
 
     def _context(self, source: int, target: int) -> Any:  # noqa: ANN401
         context = self._plan.engine.create_execution_context()
@@ -709,7 +852,7 @@ class HostLoop:
         kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         for name in self._names:
             to, source = self._states[0][name], self._states[2][name]
-            self._check(self._cuda.cudaMemcpyAsync(to.device, source.device, to.size, kind, self.stream.handle))
+            _checked(self._cuda.cudaMemcpyAsync(to.device, source.device, to.size, kind, self.stream.handle))
 
     def calls(self, count: int) -> None:
         """Start an even number of calls and the copy of the flag."""
@@ -726,9 +869,9 @@ class HostLoop:
             while started <= waited + ahead:
                 go()
                 event = self._events[started % len(self._events)]
-                self._check(self._cuda.cudaEventRecord(event, self.stream.handle))
+                _checked(self._cuda.cudaEventRecord(event, self.stream.handle))
                 started += 1
-            self._check(self._cuda.cudaEventSynchronize(self._events[waited % len(self._events)]))
+            _checked(self._cuda.cudaEventSynchronize(self._events[waited % len(self._events)]))
             waited += 1
             if not flag[0]:
                 self.stream.wait()
@@ -781,7 +924,9 @@ def head_named(name: str, folder: Path) -> Head:
     if name not in _heads:
         with np.load(folder / f"{name}.npz") as file:
             deeper = tuple((file[f"weights{k}"], file[f"bias{k}"]) for k in range(1, int(file["layers"])))
-            _heads[name] = Head(file["first"], file["recurrent"], deeper, file["project"], file["out"], file["out_bias"])
+            _heads[name] = Head(
+                file["first"], file["recurrent"], deeper, file["project"], file["out"], file["out_bias"]
+            )
     return _heads[name]
 
 
@@ -821,9 +966,6 @@ def build(form: Form, folder: Path, library: str) -> tuple[Form, float | None, s
         model.unlink()
     (folder / f"{form.name}.plan").write_bytes(built.plan)
     return form, round(built.seconds, 1), ""
-
-
-Add = Callable[..., None]
 
 
 def figures(work: Work, form: Form, seconds: int, spent: float) -> dict[str, Any]:
@@ -897,6 +1039,108 @@ def measure_calls(
         loop.free()
 
 
+class Encoder:
+    """A stand-in for the 115M encoder: its products, attention and norms, of random weights, in FP16, by torch.
+
+    Only its load on the GPU matters here: how decoding of one batch and encoding of the next share it.
+    """
+
+    LAYERS, WIDTH, HEADS = 18, 512, 8
+
+    def __init__(self, rows: int, frames: int) -> None:
+        import torch  # noqa: PLC0415 (heavy)
+
+        self._torch, self._stream = torch, torch.cuda.Stream()
+        shapes = [(2048, 512), (512, 2048), (1536, 512), (512, 512), (1024, 512), (512, 512), (2048, 512), (512, 2048)]
+        self._weights = [torch.randn(shape, device="cuda", dtype=torch.half) * 0.04 for shape in shapes]
+        self._x = torch.randn(rows, frames, self.WIDTH, device="cuda", dtype=torch.half)
+        with torch.inference_mode(), torch.cuda.stream(self._stream):
+            for _ in range(3):
+                self._forward()
+        torch.cuda.synchronize()
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.graph(self._graph, stream=self._stream):
+            self._out = self._forward()
+
+    def _forward(self) -> Any:  # noqa: ANN401
+        functional = self._torch.nn.functional
+        up, down, qkv, out, gate, point, up2, down2 = self._weights
+        linear, norm = functional.linear, lambda x: functional.layer_norm(x, (self.WIDTH,))
+        x = self._x
+        for _ in range(self.LAYERS):
+            x = x + linear(functional.silu(linear(norm(x), up)), down)
+            heads = linear(norm(x), qkv).unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
+            mixed = functional.scaled_dot_product_attention(*heads)
+            x = x + linear(mixed.transpose(1, 2).flatten(2), out)
+            x = x + linear(functional.silu(functional.glu(linear(norm(x), gate))), point)
+            x = norm(x + linear(functional.silu(linear(norm(x), up2)), down2))
+        return x
+
+    def run(self) -> None:
+        """One batch, waited for."""
+        with self._torch.cuda.stream(self._stream):
+            self._graph.replay()
+        self._stream.synchronize()
+
+
+def measure_overlap(
+    name: str, form: Form, decode_batch: Callable[[], object], encoder: Encoder, add: Add, **more: Any
+) -> None:  # noqa: ANN401
+    """Batches through a stand-in encoder and a decoder side by side, each by its own thread."""
+    batches = 40
+
+    def many(work: Callable[[], object]) -> float:
+        begin = time.perf_counter()
+        for _ in range(batches):
+            work()
+        return 1e3 * (time.perf_counter() - begin) / batches
+
+    with ThreadPoolExecutor(2) as pool:
+        many(encoder.run)
+        alone = [many(encoder.run), many(decode_batch)]
+        begin = time.perf_counter()
+        both = [future.result() for future in [pool.submit(many, encoder.run), pool.submit(many, decode_batch)]]
+        whole = 1e3 * (time.perf_counter() - begin) / batches
+    add(
+        form,
+        overlap=name,
+        encoder_alone_ms=round(alone[0], 2),
+        decoder_alone_ms=round(alone[1], 2),
+        encoder_beside_ms=round(both[0], 2),
+        decoder_beside_ms=round(both[1], 2),
+        pair_ms=round(whole, 2),
+        throughput_beside_encoder_alone=round(alone[0] / whole, 3),
+        **more,
+    )
+
+
+def overlap(built: Sequence[Form], folder: Path, works: dict[str, dict[int, Work]], add: Add) -> None:
+    """How decoding of one batch and encoding of the next share the GPU: 64 rows of 15 s."""
+    encoder = Encoder(64, FRAMES[15])
+    for form in built:
+        if (form.batch, form.precision, form.look, form.argmax, form.level) != (64, "FP16", 1, "reduce", 3):
+            continue
+        work, head = works[form.head][15], head_named(form.head, folder)
+        plan = tensorrt.Plan((folder / f"{form.name}.plan").read_bytes())
+        if form.kind == "loop":
+            with plan.execution(0) as execution:
+                execution._stream = UrgentStream()  # noqa: SLF001
+                feed = work.feed(head, form)
+                decoded = execution.run(feed)
+                once = lambda execution=execution, feed=feed: execution.run(feed, ["unfinished"])  # type: ignore[misc]
+                measure_overlap("TensorRT's Loop", form, once, encoder, add)
+                assert said(decoded)[0]  # noqa: S101 (it decoded something)
+            continue
+        loop = HostLoop(plan, work.feed(head, form))
+        for turns in (8, 32):
+            graph = loop.stream.capture(lambda turns=turns: loop.calls(max(2, turns // form.turns)))  # type: ignore[misc]
+            measure_overlap(
+                "host loop", form, lambda graph=graph: loop.run(graph.launch, 0), encoder, add, turns_a_graph=turns
+            )  # type: ignore[misc]
+            graph.free()
+        loop.free()
+
+
 def sweep(small: bool) -> list[Form]:
     """What is measured: everything around one choice, not every combination."""
     heads = list(HEADS)
@@ -910,7 +1154,9 @@ def sweep(small: bool) -> list[Form]:
         forms += [Form(head, "FP16", b, kind, 1, 4) for b in (128, 16, 1) for kind in ("calls", "loop")]
         forms += [Form(head, "FP16", 128, "calls", 8), Form(head, "FP16", 128, "calls", 1, argmax="topk")]
         forms += [Form(head, "FP16", 128, "calls", 1, level=1), Form(head, "FP16", 128, "calls", 1, 8)]
-    forms += [Form(heads[2], "FP16", b, kind, 1, look) for b in (128, 1) for kind in ("calls", "loop") for look in (1, 8)]
+    forms += [
+        Form(heads[2], "FP16", b, kind, 1, look) for b in (128, 1) for kind in ("calls", "loop") for look in (1, 8)
+    ]
     return forms
 
 
@@ -953,7 +1199,9 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _spread(forms: Sequence[Form], folder: Path, library: str, workers: int) -> Iterable[tuple[Form, float | None, str]]:
+def _spread(
+    forms: Sequence[Form], folder: Path, library: str, workers: int
+) -> Iterable[tuple[Form, float | None, str]]:
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         for future in as_completed([pool.submit(build, form, folder, library) for form in forms]):
             yield future.result()
@@ -970,7 +1218,9 @@ def main() -> None:
 @app.command()
 def run(
     results: Annotated[Path, typer.Argument(help="Folder for transducer_loop.json and .png.")],
-    rtx: Annotated[bool, typer.Option(help="Build with TensorRT for RTX, which needs no GPU, and run on the CPU.")] = False,
+    rtx: Annotated[
+        bool, typer.Option(help="Build with TensorRT for RTX, which needs no GPU, and run on the CPU.")
+    ] = False,
     small: Annotated[bool, typer.Option(help="Few small forms, to try this program.")] = False,
     only: Annotated[str, typer.Option(help="Python expression of `form` that chooses among the forms.")] = "True",
     seconds: Annotated[list[int] | None, typer.Option(help="Lengths of audio: 2, 15, 30.")] = None,
@@ -983,7 +1233,11 @@ def run(
     records: list[dict[str, Any]] = []
     results.mkdir(parents=True, exist_ok=True)
     library = "tensorrt_rtx" if rtx else "tensorrt"
-    machine = {"gpu": "none" if rtx else dataclasses.asdict(cuda.gpu()), "cores": os.cpu_count(), "machine": platform.machine()}
+    machine = {
+        "gpu": "none" if rtx else dataclasses.asdict(cuda.gpu()),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+    }
     machine |= {library: tensorrt.version(library), "onnx": importlib.metadata.version("onnx")}
     begun = time.monotonic()
 
@@ -1011,7 +1265,13 @@ def run(
             futures = {head: pool.submit(prepare, head, lengths, rows, folder) for head in names}
             works = {head: future.result() for head, future in futures.items()}
         for head, by_length in works.items():
-            note(f"{head}: turns of a batch at 1, 4, 8 frames a turn: " + str({s: [w.turns(rows, k) for k in (1, 4, 8)] for s, w in by_length.items()}))
+            note(
+                f"{head}: turns of a batch at 1, 4, 8 frames a turn: "
+                + str({s: [w.turns(rows, k) for k in (1, 4, 8)] for s, w in by_length.items()})
+            )
+        for head, by_length in works.items():
+            measure_cpu(head, by_length, head_named(head, folder), add)
+        write()
         built: list[Form] = []
         for form, spent, error in _spread(forms, folder, library, workers):
             note(f"{form.name} built in {spent} s {error}")
@@ -1019,7 +1279,10 @@ def run(
                 add(form, error=error)
             else:
                 built.append(form)
-                records.append(dataclasses.asdict(form) | {"build_seconds": spent, "plan_bytes": (folder / f"{form.name}.plan").stat().st_size})
+                records.append(
+                    dataclasses.asdict(form)
+                    | {"build_seconds": spent, "plan_bytes": (folder / f"{form.name}.plan").stat().st_size}
+                )
         for form in sorted(built, key=forms.index):
             head, by_length = head_named(form.head, folder), works[form.head]
             try:
@@ -1036,9 +1299,17 @@ def run(
                 add(form, error=repr(error))
             write()
         if not rtx:
-            for form in [form for form in built if form.kind == "loop" and form.batch in {1, 128} and form.precision == "FP16"][:4]:
+            for form in [
+                form for form in built if form.kind == "loop" and form.batch == 128 and form.precision == "FP16"
+            ][:2]:
                 plan = tensorrt.Plan((folder / f"{form.name}.plan").read_bytes())
                 capture_loop(form, plan, works[form.head][15], head_named(form.head, folder), add)
+                write()
+            try:
+                overlap(built, folder, works, add)
+            except Exception as error:  # noqa: BLE001 (everything before is measured and kept)
+                traceback.print_exc()
+                note(f"no overlap measured: {error!r}")
     write()
     plot(records, results / f"{name}.png")
 

@@ -21,16 +21,16 @@ tie. Writes `transducer_loop.json` (one record a case) and `transducer_loop.png`
 """
 
 import dataclasses
+import importlib
 import importlib.metadata
 import itertools
 import json
 import os
-import platform
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -56,13 +56,15 @@ DURATION_SHARES = (0.10, 0.15, 0.25, 0.20, 0.30)
 TOKENS_PER_FRAME = 0.30
 MAX_SYMBOLS = 10
 CAPACITY = 192
-ROWS = 128
+USUAL = 15
+"""Seconds of the rows that everything is measured with."""
+BATCHES = (256, 128, 64, 16, 1)
 SHORTEST_SHARE = 0.7
 """Rows of a batch are this share to all of its length."""
-NEAR_TIE = {"FP32": 1e-3, "FP16": 0.15}
+NEAR_TIE = {"FP32": 1e-3, "FP16": 0.05}
 """Margin between the two best logits, below which a precision may decide otherwise. Logits spread by about 2."""
 REPEATS = 15
-WORKERS = 10
+WORKERS = 8
 ENCODER_RATE = 60_000
 """Audio seconds a second of the 115M encoder's plan on an H100 (`plans_h100.json`)."""
 
@@ -160,7 +162,7 @@ def _calibrate(head: Head, frames: Array) -> None:
             decoded = decode(head, frames, lengths)
             emitted = sum(map(len, decoded.tokens)) / (rows * count)
             low, high = ((low + high) / 2, high) if emitted > TOKENS_PER_FRAME else (low, (low + high) / 2)
-        if not head.has_durations or round_ == 5:  # noqa: PLR2004 (the last sets blank alone)
+        if not head.has_durations or round_ == 5:
             break
         spans = np.concatenate(decoded.spans) - shift
         for step in range(300):
@@ -187,7 +189,8 @@ def make_lengths(rows: int, frames: int) -> npt.NDArray[np.int32]:
 
 
 def _sigmoid(x: Array) -> Array:
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
+    half: Array = 0.5 + 0.5 * np.tanh(0.5 * x)
+    return half
 
 
 def _cell(gates: Array, c: Array) -> tuple[Array, Array]:
@@ -234,7 +237,8 @@ class Decoded:
 
 def _margin(logits: Array) -> Array:
     best = np.partition(logits, -2, axis=1)
-    return best[:, -1] - best[:, -2]
+    difference: Array = best[:, -1] - best[:, -2]
+    return difference
 
 
 def decode(head: Head, frames: Array, lengths: Array) -> Decoded:
@@ -272,22 +276,25 @@ def decode(head: Head, frames: Array, lengths: Array) -> Decoded:
 
 
 def turns_of(looks: Sequence[tuple[int, bool, float]], look: int) -> int:
-    """Turns that a row takes when a turn looks at `look` frames."""
-    turns, begin = 0, None
+    """Turns that a row takes when a turn looks at `look` frames, until it is full."""
+    turns, begin, tokens = 0, None, 0
     for frame, blank, _ in looks:
         if begin is None or frame >= begin + look:
             turns, begin = turns + 1, frame
         if not blank:
-            begin = None
+            begin, tokens = None, tokens + 1
+        if tokens == CAPACITY:
+            break
     return turns
 
 
 def compare(got: Sequence[Sequence[tuple[int, int, int]]], reference: Decoded, near: float) -> dict[str, Any]:
-    """How a form's rows differ from the reference's: equal, otherwise at a near tie, or wrong."""
-    counts: dict[str, Any] = {"rows": len(got), "near_ties": 0, "wrong": 0, "widest_margin": 0.0}
+    """How a form's rows differ from the reference's: equal, otherwise at a near tie, or wrong. Full rows stop there."""
+    counts: dict[str, Any] = {"rows": len(got), "full": 0, "near_ties": 0, "wrong": 0, "widest_margin": 0.0}
     counts["tokens"] = sum(map(len, got))
     for row, said in enumerate(got):
-        expected = reference.tokens[row]
+        expected = reference.tokens[row][:CAPACITY]
+        counts["full"] += len(said) == CAPACITY
         if list(said) == expected:
             continue
         same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(said, expected, strict=False)))
@@ -336,7 +343,7 @@ class Form:
     turns: int = 1
     look: int = 1
     argmax: str = "reduce"
-    level: int = 3
+    level: int = 1
 
     @property
     def name(self) -> str:
@@ -370,7 +377,7 @@ class Graph:
         self.constants.setdefault(name, np.array(value, dtype, order="C"))
         return name
 
-    def int(self, value: int) -> str:
+    def scalar(self, value: int) -> str:
         """An INT32 scalar."""
         return self.const(f"int_{value}", value, np.int32)
 
@@ -383,6 +390,16 @@ class Graph:
 
 State = dict[str, str]
 RESULTS = ("tokens", "frames_of", "durations", "logprobs")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Looked:
+    """Names of what was found at frames, each [B, look]: token, duration by the blank rule, whether blank."""
+
+    token: str
+    duration: str
+    blank: str
+    logprob: str
 
 
 class Writer:
@@ -400,11 +417,11 @@ class Writer:
         if self.form.argmax == "topk":
             return g.op("Cast", g.op("ArgMax", logits, axis=axis, keepdims=1), to=INT)
         index = g.const(f"index_{count}", np.arange(count), np.int32)
-        at = g.op("Where", g.op("Equal", logits, best), index, g.int(count))
+        at = g.op("Where", g.op("Equal", logits, best), index, g.scalar(count))
         return g.op("ReduceMin", at, axes=[axis], keepdims=1)
 
-    def joint(self, g: Graph, frames: str, pred: str) -> tuple[str, str, str, str]:
-        """Token, duration by the blank rule, whether blank, and log-probability, each [B, look]."""
+    def joint(self, g: Graph, frames: str, pred: str) -> Looked:
+        """What the joint network says of frames."""
         v, look = self.head.blank + 1, self.form.look
         z = g.op("Relu", g.op("Add", frames, pred))
         logits = g.op("MatMul", z, self._weights(g, "joint", self.head.out))
@@ -424,14 +441,14 @@ class Writer:
         if spans is not None:
             longest = g.op("ReduceMax", spans, axes=[axis], keepdims=1)
             span = self._argmax(g, spans, longest, axis, len(DURATIONS))
-            duration = g.op("Where", blank, g.op("Max", span, g.int(1)), span)
+            duration = g.op("Where", blank, g.op("Max", span, g.scalar(1)), span)
         else:
-            duration = g.op("Where", blank, g.int(1), g.int(0))
+            duration = g.op("Where", blank, g.scalar(1), g.scalar(0))
         if look > 1:
             flat = g.const("flat_look", [-1, look], np.int64)
             token, duration, logprob = (g.op("Reshape", x, flat) for x in (token, duration, logprob))
             blank = g.op("Equal", token, "blank")
-        return token, duration, blank, logprob
+        return Looked(token, duration, blank, logprob)
 
     def predict(self, g: Graph, token: str, state: State) -> State:
         """The prediction network for every row."""
@@ -460,29 +477,28 @@ class Writer:
         look = self.form.look
         time_, symbols = state["time"], state["symbols"]
         ahead = time_ if look == 1 else g.op("Add", time_, g.const("ahead", np.arange(look)[None], np.int32))
-        safe = g.op("Max", g.op("Min", ahead, g.op("Sub", lengths, g.int(1))), g.int(0))
+        safe = g.op("Max", g.op("Min", ahead, g.op("Sub", lengths, g.scalar(1))), g.scalar(0))
         at = g.op("Reshape", g.op("Add", base, safe), g.const("flat", [-1], np.int64))
         frames, pred = g.op("Gather", table, at, axis=0), state["pred"]
         if look > 1:
             frames = g.op("Reshape", frames, g.const("frames_look", [-1, look, JOINT], np.int64))
             pred = g.op("Unsqueeze", pred, g.const("axis_1", [1], np.int64))
-        token, duration, blank, logprob = self.joint(g, frames, pred)
-        room = g.op("Less", state["count"], g.int(CAPACITY))
+        looked = self.joint(g, frames, pred)
+        room = g.op("Less", state["count"], g.scalar(CAPACITY))
         active = g.op("And", g.op("Less", time_, lengths), room)
         if look == 1:
-            emits = g.op("And", active, g.op("Not", blank))
-            frame, passed = time_, time_
+            emits = g.op("And", active, g.op("Not", looked.blank))
+            passed = time_
         else:
-            emits, passed, frame, token, duration, logprob = self._skip_blanks(
-                g, active, time_, lengths, token, duration, blank, logprob
-            )
-            symbols = g.op("Where", g.op("Equal", passed, time_), symbols, g.int(0))
+            emits, passed, looked = self._skip_blanks(g, active, time_, lengths, looked)
+            symbols = g.op("Where", g.op("Equal", passed, time_), symbols, g.scalar(0))
+        token, duration = looked.token, looked.duration
         # Symbols on this frame: MAX_SYMBOLS of them move on.
-        moves = duration if look == 1 else g.op("Where", emits, duration, g.int(0))
-        stays = g.op("Equal", duration, g.int(0))
-        count = g.op("Where", stays, g.op("Add", symbols, g.int(1)), g.int(0))
-        forced = g.op("Not", g.op("Less", count, g.int(MAX_SYMBOLS)))
-        count = g.op("Where", forced, g.int(0), count)
+        moves = duration if look == 1 else g.op("Where", emits, duration, g.scalar(0))
+        stays = g.op("Equal", duration, g.scalar(0))
+        count = g.op("Where", stays, g.op("Add", symbols, g.scalar(1)), g.scalar(0))
+        forced = g.op("Not", g.op("Less", count, g.scalar(MAX_SYMBOLS)))
+        count = g.op("Where", forced, g.scalar(0), count)
         if look > 1:
             forced = g.op("And", forced, emits)
             count = g.op("Where", emits, count, symbols)
@@ -496,40 +512,41 @@ class Writer:
         # Results: the row's next free column.
         place = g.op("Equal", state["count"], g.const("places", np.arange(CAPACITY)[None], np.int32))
         place = g.op("And", place, emits)
-        for name, value in zip(RESULTS, (token, frame, duration, logprob), strict=True):
+        for name, value in zip(RESULTS, (token, passed, duration, looked.logprob), strict=True):
             new[name] = g.op("Where", place, value, state[name])
         new["count"] = g.op("Add", state["count"], g.op("Cast", emits, to=INT))
         return new
 
-    def _skip_blanks(
-        self, g: Graph, active: str, time_: str, lengths: str, token: str, duration: str, blank: str, logprob: str
-    ) -> tuple[str, str, str, str, str, str]:
-        """Follow the row's blanks through the frames looked at, to its first token or past them."""
+    def _skip_blanks(self, g: Graph, active: str, time_: str, lengths: str, looked: Looked) -> tuple[str, str, Looked]:
+        """Follow the row's blanks through the frames looked at, to its first token or past them.
+
+        Returns:
+            Whether the row emits a token, the frame where it is then, and that token.
+        """
         look = self.form.look
-        blank = g.op("Cast", blank, to=INT)
-        parts = [g.columns(x, look) for x in (token, duration, blank, logprob)]
-        cursor = g.op("Sub", time_, time_)
-        emits = None
-        chosen: list[str] = []
+        blank = g.op("Cast", looked.blank, to=INT)
+        parts = [g.columns(x, look) for x in (looked.token, looked.duration, blank, looked.logprob)]
+        cursor, emits = g.op("Sub", time_, time_), ""
+        token = duration = logprob = ""
         for offset, (token_, duration_, blank_, logprob_) in enumerate(zip(*parts, strict=True)):
-            inside = g.op("Less", g.op("Add", time_, g.int(offset)), lengths)
-            here = g.op("And", g.op("And", g.op("Equal", cursor, g.int(offset)), inside), active)
-            is_blank = g.op("Equal", blank_, g.int(1))
+            inside = g.op("Less", g.op("Add", time_, g.scalar(offset)), lengths)
+            here = g.op("And", g.op("And", g.op("Equal", cursor, g.scalar(offset)), inside), active)
+            is_blank = g.op("Equal", blank_, g.scalar(1))
             cursor = g.op("Where", g.op("And", here, is_blank), g.op("Add", cursor, duration_), cursor)
             says = g.op("And", here, g.op("Not", is_blank))
-            values = [token_, duration_, logprob_]
-            chosen = (
-                [g.op("Where", says, new, old) for new, old in zip(values, chosen, strict=True)] if chosen else values
-            )
-            emits = g.op("Or", emits, says) if emits else says
-        assert emits is not None  # noqa: S101 (look is at least 1)
-        passed = g.op("Add", time_, cursor)
-        return emits, passed, passed, *chosen
+            if emits:
+                token = g.op("Where", says, token_, token)
+                duration = g.op("Where", says, duration_, duration)
+                logprob = g.op("Where", says, logprob_, logprob)
+                emits = g.op("Or", emits, says)
+            else:
+                emits, token, duration, logprob = says, token_, duration_, logprob_
+        return emits, g.op("Add", time_, cursor), Looked(token, duration, looked.blank, logprob)
 
     def unfinished(self, g: Graph, state: State, lengths: str) -> str:
         """INT32 scalar: whether some row has frames left and room."""
         left = g.op("Less", state["time"], lengths)
-        left = g.op("And", left, g.op("Less", state["count"], g.int(CAPACITY)))
+        left = g.op("And", left, g.op("Less", state["count"], g.scalar(CAPACITY)))
         return g.op("ReduceMax", g.op("Cast", left, to=INT), keepdims=0)
 
 
@@ -539,7 +556,7 @@ def shapes_of(head: Head, form: Form) -> dict[str, tuple[int, tuple[int, ...]]]:
     layers = [f"{kind}{layer}" for kind in "hc" for layer in range(head.layers)]
     return (
         {"time": (INT, (batch, 1)), "symbols": (INT, (batch, 1)), "pred": (number, (batch, JOINT))}
-        | {name: (number, (batch, HIDDEN)) for name in layers}
+        | dict.fromkeys(layers, (number, (batch, HIDDEN)))
         | {"count": (INT, (batch, 1))}
         | {name: (FLOAT if name == "logprobs" else INT, (batch, CAPACITY)) for name in RESULTS}
     )
@@ -573,7 +590,8 @@ def decoder_model(head: Head, form: Form) -> onnx.ModelProto:
         for _ in range(form.turns):
             inner = writer.turn(body, inner, table, base, "lengths")
         goes_on = body.op("Cast", writer.unfinished(body, inner, "lengths"), to=BOOL)
-        outs = [body.op("Identity", inner[name], out=f"out_{name}") for name in shapes]
+        for name in shapes:
+            body.op("Identity", inner[name], out=f"out_{name}")
         graph = helper.make_graph(
             body.nodes,
             "body",
@@ -584,7 +602,6 @@ def decoder_model(head: Head, form: Form) -> onnx.ModelProto:
             ],
             [helper.make_tensor_value_info(goes_on, BOOL, []), *values("out_", shapes)],
         )
-        del outs
         begins = g.op("Cast", writer.unfinished(g, state, "lengths"), to=BOOL)
         most = g.op("Mul", steps, g.const("max_symbols", MAX_SYMBOLS, np.int64))
         most = g.op("Reshape", most, g.const("scalar", np.zeros(0), np.int64))
@@ -608,68 +625,67 @@ def decoder_model(head: Head, form: Form) -> onnx.ModelProto:
     )
 
 
+def _compact_turn(writer: Writer, g: Graph, state: State, table: str, base: str) -> tuple[State, str, str]:
+    """A turn of the rows that need it: state, [B, 3] of token or -1, frame and duration, log-probabilities."""
+    flat, last_axis = g.const("flat", [-1], np.int64), g.const("axis_1", [1], np.int64)
+    active = g.op("Reshape", g.op("NonZero", g.op("Reshape", g.op("Less", state["time"], "lengths"), flat)), flat)
+    time_, symbols = (g.op("Gather", state[name], active, axis=0) for name in ("time", "symbols"))
+    at = g.op("Reshape", g.op("Add", g.op("Gather", base, active, axis=0), time_), flat)
+    looked = writer.joint(g, g.op("Gather", table, at, axis=0), g.op("Gather", state["pred"], active, axis=0))
+    stays = g.op("Equal", looked.duration, g.scalar(0))
+    count = g.op("Where", stays, g.op("Add", symbols, g.scalar(1)), g.scalar(0))
+    forced = g.op("Not", g.op("Less", count, g.scalar(MAX_SYMBOLS)))
+    count = g.op("Where", forced, g.scalar(0), count)
+    moved = g.op("Add", g.op("Add", time_, looked.duration), g.op("Cast", forced, to=INT))
+    where = g.op("Unsqueeze", active, last_axis)
+    new = {
+        "time": g.op("ScatterND", state["time"], where, moved),
+        "symbols": g.op("ScatterND", state["symbols"], where, count),
+    }
+    emits = g.op("Reshape", g.op("Not", looked.blank), flat)
+    emitters, token = g.op("Compress", active, emits, axis=0), g.op("Compress", looked.token, emits, axis=0)
+    to = g.op("Unsqueeze", emitters, last_axis)
+    names = [name for name in state if name not in new]
+    fresh = writer.predict(g, token, {name: g.op("Gather", state[name], emitters, axis=0) for name in names})
+    new |= {name: g.op("ScatterND", state[name], to, fresh[name]) for name in names}
+    results = g.op("Concat", token, *(g.op("Compress", x, emits, axis=0) for x in (time_, looked.duration)), axis=1)
+    shape = g.op("Shape", g.op("Concat", *[state["time"]] * 3, axis=1))
+    nothing = g.op("Expand", g.const("nothing", np.full((1, 3), -1), np.int32), shape)
+    zeros = g.op("Cast", g.op("Mul", state["time"], g.scalar(0)), to=FLOAT)
+    return new, g.op("ScatterND", nothing, to, results), g.op("ScatterND", zeros, where, looked.logprob)
+
+
 def cpu_model(head: Head) -> onnx.ModelProto:
     """The decoder for ONNX Runtime: the joint network for rows that are not done, the prediction network for emitters.
 
     Batches of any size. `said` is [turns, B, 3]: token or -1, frame and duration.
     """
-    form = Form("", "FP32", 0, "cpu", argmax="topk")
-    writer, g = Writer(head, form), Graph("", {})
+    writer, g = Writer(head, Form("", "FP32", 0, "cpu", argmax="topk")), Graph("", {})
     names = ["time", "symbols", "pred", *(f"{kind}{layer}" for kind in "hc" for layer in range(head.layers))]
-    types = {name: (INT if name in {"time", "symbols"} else FLOAT) for name in names}
     widths = {"time": 1, "symbols": 1, "pred": JOINT}
 
     def values(prefix: str) -> list[onnx.ValueInfoProto]:
         return [
-            helper.make_tensor_value_info(prefix + name, types[name], ["batch", widths.get(name, HIDDEN)])
+            helper.make_tensor_value_info(
+                prefix + name, INT if name in {"time", "symbols"} else FLOAT, ["batch", widths.get(name, HIDDEN)]
+            )
             for name in names
         ]
 
-    flat, last_axis = g.const("flat", [-1], np.int64), g.const("axis_1", [1], np.int64)
     table = g.op("Reshape", "frames", g.const("flat_table", [-1, JOINT], np.int64))
     shape = g.op("Shape", "frames")
     steps = g.op("Gather", shape, g.const("axis_of_steps", [1], np.int64), axis=0)
     batch = g.op("Gather", shape, g.const("axis_of_batch", 0, np.int64), axis=0)
     rows = g.op("Range", g.const("long_0", 0, np.int64), batch, g.const("long_1", 1, np.int64))
-    base = g.op("Cast", g.op("Unsqueeze", g.op("Mul", rows, steps), last_axis), to=INT)
+    base = g.op("Unsqueeze", g.op("Mul", rows, steps), g.const("axis_1", [1], np.int64))
+    base = g.op("Cast", base, to=INT)
     b = Graph("body_", g.constants)
-    state = {name: f"in_{name}" for name in names}
-    active = b.op("Reshape", b.op("NonZero", b.op("Reshape", b.op("Less", state["time"], "lengths"), flat)), flat)
-    time_, symbols = (b.op("Gather", state[name], active, axis=0) for name in ("time", "symbols"))
-    at = b.op("Reshape", b.op("Add", b.op("Gather", base, active, axis=0), time_), flat)
-    frames = b.op("Gather", table, at, axis=0)
-    token, duration, blank, logprob = writer.joint(b, frames, b.op("Gather", state["pred"], active, axis=0))
-    stays = b.op("Equal", duration, b.int(0))
-    count = b.op("Where", stays, b.op("Add", symbols, b.int(1)), b.int(0))
-    forced = b.op("Not", b.op("Less", count, b.int(MAX_SYMBOLS)))
-    count = b.op("Where", forced, b.int(0), count)
-    moved = b.op("Add", b.op("Add", time_, duration), b.op("Cast", forced, to=INT))
-    where = b.op("Unsqueeze", active, last_axis)
-    new = {
-        "time": b.op("ScatterND", state["time"], where, moved),
-        "symbols": b.op("ScatterND", state["symbols"], where, count),
-    }
-    emits = b.op("Reshape", b.op("Not", blank), flat)
-    emitters = b.op("Compress", active, emits, axis=0)
-    spoken = b.op("Compress", token, emits, axis=0)
-    theirs = {name: b.op("Gather", state[name], emitters, axis=0) for name in names[2:]}
-    fresh = writer.predict(b, spoken, theirs)
-    to = b.op("Unsqueeze", emitters, last_axis)
-    new |= {name: b.op("ScatterND", state[name], to, fresh[name]) for name in names[2:]}
-    results = b.op("Concat", spoken, *(b.op("Compress", x, emits, axis=0) for x in (time_, duration)), axis=1)
-    nothing = b.op(
-        "Expand",
-        b.const("nothing", np.full((1, 3), -1), np.int32),
-        b.op("Shape", b.op("Concat", *["in_time"] * 3, axis=1)),
-    )
-    said_ = b.op("ScatterND", nothing, to, results)
-    zeros = b.op("Cast", b.op("Mul", state["time"], b.int(0)), to=FLOAT)
-    logprobs = b.op("ScatterND", zeros, where, logprob)
+    new, spoken, logprobs = _compact_turn(writer, b, {name: f"in_{name}" for name in names}, table, base)
     left = b.op("Cast", b.op("Less", new["time"], "lengths"), to=INT)
     goes_on = b.op("Cast", b.op("ReduceMax", left, keepdims=0), to=BOOL)
     for name in names:
         b.op("Identity", new[name], out=f"out_{name}")
-    more = [("said", INT, ["batch", 3], said_), ("logprobs", FLOAT, ["batch", 1], logprobs)]
+    more = [("said", INT, ["batch", 3], spoken), ("logprobs", FLOAT, ["batch", 1], logprobs)]
     body = helper.make_graph(
         b.nodes,
         "body",
@@ -713,7 +729,7 @@ Add = Callable[..., None]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Work:
-    """Frames and what the reference decodes from them, for `ROWS` rows; smaller batches are its first rows."""
+    """Frames and what the reference decodes from them; smaller batches are its first rows."""
 
     frames: Array
     lengths: npt.NDArray[np.int32]
@@ -761,37 +777,44 @@ def run_calls(once: Callable[[dict[str, Array]], dict[str, Array]], feed: dict[s
         feed |= {name: results[f"next_{name}"] for name in feed if f"next_{name}" in results}
 
 
-def measure_cpu(
-    name: str, works: dict[int, Work], head: Head, add: Add, *, batches: Sequence[int] = (128, 64, 16, 1)
-) -> None:
-    """ONNX Runtime on all cores: every core decodes a share of the rows, long and short ones mixed."""
+def _decode_shares(
+    session: Any,  # noqa: ANN401 (no types)
+    names: list[str],
+    feeds: list[dict[str, Array]],
+    pool: ThreadPoolExecutor,
+) -> list[Any]:
+    return list(pool.map(partial(session.run, names), feeds))
+
+
+def measure_cpu(name: str, work: Work, seconds: int, head: Head, add: Add) -> None:
+    """ONNX Runtime on all cores: workers with one or more threads each; rows are dealt out by length."""
     import onnxruntime  # noqa: PLC0415 (heavy)
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     content, cores = cpu_model(head).SerializeToString(), os.cpu_count() or 1
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    with ThreadPoolExecutor(cores) as pool:
-        for seconds, work in works.items():
-            for batch in (batch for batch in batches if batch <= len(work.lengths)):
+    for threads in sorted({1, min(4, cores), cores}):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        workers = cores // threads
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        names = [output.name for output in session.get_outputs()]
+        with ThreadPoolExecutor(workers) as pool:
+            for batch in (batch for batch in BATCHES if batch <= min(128, len(work.lengths))):
                 form = Form(name, "FP32", batch, "cpu")
                 feed = work.feed(head, form)
                 order = np.argsort(-work.lengths[:batch], kind="stable")
-                shares = [order[share::cores] for share in range(min(cores, batch))]
+                shares = [order[share::workers] for share in range(min(workers, batch))]
                 feeds = [{key: np.ascontiguousarray(value[rows]) for key, value in feed.items()} for rows in shares]
 
-                def decode_all(feeds: list[dict[str, Array]] = feeds) -> list[Any]:
-                    return list(pool.map(lambda feed: session.run(names, feed), feeds))
-
+                decode_all = partial(_decode_shares, session, names, feeds, pool)
                 found: list[list[tuple[int, int, int]]] = [[] for _ in range(batch)]
                 for rows, outputs in zip(shares, decode_all(), strict=True):
                     turns = dict(zip(names, outputs, strict=True))["said"]
                     for row, column in zip(rows, turns.transpose(1, 0, 2), strict=True):
-                        found[row] = [tuple(looked) for looked in column.tolist() if looked[0] >= 0]
+                        found[row] = [tuple(looked) for looked in column.tolist() if looked[0] >= 0][:CAPACITY]
                 same = compare(found, work.reference, NEAR_TIE["FP32"])
-                spent = milliseconds(decode_all, repeats=5)
-                add(form, seconds=seconds, cores=cores, equality=same, **figures(work, form, seconds, spent))
+                spent = milliseconds(decode_all, repeats=3)
+                counts = {"cores": cores, "workers": workers, "threads": threads}
+                add(form, seconds=seconds, **counts, equality=same, **figures(work, form, seconds, spent))
 
 
 class UrgentStream(cuda.Stream):
@@ -826,7 +849,7 @@ class HostLoop:
         self._names = [name for name in plan.inputs if name not in self._fixed]
         self._states = [{name: cuda.Buffer(feed[name].nbytes) for name in self._names} for _ in range(3)]
         self._flag = cuda.Buffer(4)
-        self._contexts = [self._context(0, 1), self._context(1, 0)]
+        self._contexts = [self.context(0, 1), self.context(1, 0)]
         self._events = [_checked(runtime.cudaEventCreateWithFlags(runtime.cudaEventDisableTiming)) for _ in range(4)]
         for name, buffer in [*self._fixed.items(), *self._states[2].items()]:
             buffer.host(feed[name].shape, feed[name].dtype)[...] = feed[name]
@@ -836,7 +859,8 @@ class HostLoop:
             context.execute_async_v3(self.stream.handle)
         self.stream.wait()
 
-    def _context(self, source: int, target: int) -> Any:  # noqa: ANN401
+    def context(self, source: int, target: int) -> Any:  # noqa: ANN401
+        """One that reads a set of buffers and writes another."""
         context = self._plan.engine.create_execution_context()
         for name in self._plan.inputs:
             context.set_input_shape(name, self._feed[name].shape)
@@ -981,6 +1005,34 @@ def figures(work: Work, form: Form, seconds: int, spent: float) -> dict[str, Any
     }
 
 
+def kernels_of(loop: HostLoop) -> dict[str, Any]:
+    """What TensorRT says that one call consists of, by its own profiler."""
+    trt: Any = importlib.import_module("tensorrt")  # only where a GPU is
+
+    class Profiler(trt.IProfiler):  # type: ignore[misc]
+        """Sums up."""
+
+        def __init__(self) -> None:
+            trt.IProfiler.__init__(self)
+            self.spent: dict[str, float] = {}
+
+        def report_layer_time(self, name: str, milliseconds: float) -> None:
+            self.spent[name] = self.spent.get(name, 0.0) + milliseconds
+
+    context, profiler = loop.context(0, 1), Profiler()
+    context.profiler = profiler
+    repeats = 20
+    for _ in range(repeats):
+        context.execute_async_v3(loop.stream.handle)
+        loop.stream.wait()
+    slowest = sorted(profiler.spent.items(), key=lambda pair: -pair[1])
+    return {
+        "kernels": len(slowest),
+        "us": round(1e3 * sum(profiler.spent.values()) / repeats, 1),
+        "slowest_us": {name[:120]: round(1e3 * spent / repeats, 2) for name, spent in slowest[:14]},
+    }
+
+
 def measure_loop(form: Form, plan: tensorrt.Plan, works: dict[int, Work], head: Head, add: Add) -> None:
     """A plan that loops by itself."""
     with plan.execution(0) as execution:
@@ -1006,36 +1058,29 @@ def capture_loop(form: Form, plan: tensorrt.Plan, work: Work, head: Head, add: A
             add(form, seconds=15, graph=True, equality=same, **figures(work, form, 15, spent))
 
 
-def measure_calls(
-    form: Form, plan: tensorrt.Plan, works: dict[int, Work], head: Head, add: Add, turns_a_graph: Sequence[int]
-) -> None:
+TURNS_A_GRAPH = (2, 4, 8, 16, 32)
+
+
+def measure_calls(form: Form, plan: tensorrt.Plan, works: dict[int, Work], head: Head, add: Add) -> None:
     """A plan of a few turns in a host loop, with and without CUDA graphs."""
     for seconds, work in works.items():
         loop = HostLoop(plan, work.feed(head, form))
-        for turns in turns_a_graph:
+        usual = seconds == USUAL
+        for turns in TURNS_A_GRAPH if usual else (8, 32):
             calls = max(2, turns // form.turns)
-            graph = loop.stream.capture(lambda calls=calls: loop.calls(calls))  # type: ignore[misc]
-            for ahead in (0, 1):
-                started = loop.run(graph.launch, ahead)
+            graph = loop.stream.capture(partial(loop.calls, calls))
+            for ahead in (0, 1) if turns <= 4 else (0,):
+                decode_batch = partial(loop.run, graph.launch, ahead)
+                started = decode_batch()
                 same = compare(said(loop.results()), work.reference, NEAR_TIE[form.precision])
-                spent = milliseconds(lambda ahead=ahead: loop.run(graph.launch, ahead))  # type: ignore[misc]
-                add(
-                    form,
-                    seconds=seconds,
-                    graph=True,
-                    turns_a_graph=calls * form.turns,
-                    ahead=ahead,
-                    started=started,
-                    turns_run=started * calls * form.turns,
-                    equality=same,
-                    **figures(work, form, seconds, spent),
-                )
+                spent = figures(work, form, seconds, milliseconds(decode_batch))
+                how = {"turns_a_graph": calls * form.turns, "ahead": ahead, "started": started}
+                add(form, seconds=seconds, graph=True, **how, equality=same, **spent)
             graph.free()
-        if seconds == 15:  # noqa: PLR2004
-            plain = lambda: loop.calls(max(2, 8 // form.turns))  # noqa: E731
-            started = loop.run(plain, 0)
-            spent = milliseconds(lambda: loop.run(plain, 0))
-            add(form, seconds=seconds, graph=False, started=started, **figures(work, form, seconds, spent))
+        if usual:
+            decode_batch = partial(loop.run, partial(loop.calls, max(2, 8 // form.turns)), 0)
+            spent = figures(work, form, seconds, milliseconds(decode_batch))
+            add(form, seconds=seconds, graph=False, kernels=kernels_of(loop), **spent)
         loop.free()
 
 
@@ -1045,15 +1090,23 @@ class Encoder:
     Only its load on the GPU matters here: how decoding of one batch and encoding of the next share it.
     """
 
-    LAYERS, WIDTH, HEADS = 18, 512, 8
+    WIDTH, HEADS = 512, 8
 
     def __init__(self, rows: int, frames: int) -> None:
-        import torch  # noqa: PLC0415 (heavy)
-
+        torch: Any = importlib.import_module("torch")  # heavy
         self._torch, self._stream = torch, torch.cuda.Stream()
         shapes = [(2048, 512), (512, 2048), (1536, 512), (512, 512), (1024, 512), (512, 512), (2048, 512), (512, 2048)]
         self._weights = [torch.randn(shape, device="cuda", dtype=torch.half) * 0.04 for shape in shapes]
         self._x = torch.randn(rows, frames, self.WIDTH, device="cuda", dtype=torch.half)
+        self._layers = 18
+        self._capture()
+        # As many layers as take the time of the real one.
+        aim = 1e3 * rows * frames * FRAME_SECONDS / ENCODER_RATE
+        self._layers = round(self._layers * aim / milliseconds(self.run))
+        self._capture()
+
+    def _capture(self) -> None:
+        torch: Any = self._torch
         with torch.inference_mode(), torch.cuda.stream(self._stream):
             for _ in range(3):
                 self._forward()
@@ -1065,9 +1118,10 @@ class Encoder:
     def _forward(self) -> Any:  # noqa: ANN401
         functional = self._torch.nn.functional
         up, down, qkv, out, gate, point, up2, down2 = self._weights
-        linear, norm = functional.linear, lambda x: functional.layer_norm(x, (self.WIDTH,))
+        linear = functional.linear
+        norm = partial(functional.layer_norm, normalized_shape=(self.WIDTH,))
         x = self._x
-        for _ in range(self.LAYERS):
+        for _ in range(self._layers):
             x = x + linear(functional.silu(linear(norm(x), up)), down)
             heads = linear(norm(x), qkv).unflatten(-1, (3, self.HEADS, -1)).permute(2, 0, 3, 1, 4)
             mixed = functional.scaled_dot_product_attention(*heads)
@@ -1084,61 +1138,79 @@ class Encoder:
 
 
 def measure_overlap(
-    name: str, form: Form, decode_batch: Callable[[], object], encoder: Encoder, add: Add, **more: Any
-) -> None:  # noqa: ANN401
-    """Batches through a stand-in encoder and a decoder side by side, each by its own thread."""
-    batches = 40
+    form: Form, decoders: Sequence[Callable[[], object]], encoder: Encoder, encoded_rows: int, add: Add
+) -> None:
+    """Batches through a stand-in encoder, and through one or more decoders beside it, each by its own thread.
 
-    def many(work: Callable[[], object]) -> float:
+    A decoder takes the rows of one or more batches of the encoder at once. All encode and decode the same rows in all.
+    """
+    batches = 48
+    each = batches * encoded_rows // form.batch // len(decoders)
+
+    def many(work: Callable[[], object], count: int) -> float:
         begin = time.perf_counter()
-        for _ in range(batches):
+        for _ in range(count):
             work()
-        return 1e3 * (time.perf_counter() - begin) / batches
+        return 1e3 * (time.perf_counter() - begin) / count
 
-    with ThreadPoolExecutor(2) as pool:
-        many(encoder.run)
-        alone = [many(encoder.run), many(decode_batch)]
+    with ThreadPoolExecutor(1 + len(decoders)) as pool:
+        many(encoder.run, batches)
+        alone = many(encoder.run, batches)
+        decode_alone = many(decoders[0], each)
         begin = time.perf_counter()
-        both = [future.result() for future in [pool.submit(many, encoder.run), pool.submit(many, decode_batch)]]
+        futures = [pool.submit(many, encoder.run, batches), *(pool.submit(many, work, each) for work in decoders)]
+        both = [future.result() for future in futures]
         whole = 1e3 * (time.perf_counter() - begin) / batches
     add(
         form,
-        overlap=name,
-        encoder_alone_ms=round(alone[0], 2),
-        decoder_alone_ms=round(alone[1], 2),
+        overlap=f"{encoded_rows} rows encoded, {form.batch} decoded at once",
+        decoders=len(decoders),
+        encoder_alone_ms=round(alone, 2),
+        decoder_alone_ms=round(decode_alone, 2),
         encoder_beside_ms=round(both[0], 2),
-        decoder_beside_ms=round(both[1], 2),
+        decoder_beside_ms=round(float(np.mean(both[1:])), 2),
         pair_ms=round(whole, 2),
-        throughput_beside_encoder_alone=round(alone[0] / whole, 3),
-        **more,
+        throughput_beside_encoder_alone=round(alone / whole, 3),
     )
 
 
-def overlap(built: Sequence[Form], folder: Path, works: dict[str, dict[int, Work]], add: Add) -> None:
-    """How decoding of one batch and encoding of the next share the GPU: 64 rows of 15 s."""
-    encoder = Encoder(64, FRAMES[15])
-    for form in built:
-        if (form.batch, form.precision, form.look, form.argmax, form.level) != (64, "FP16", 1, "reduce", 3):
-            continue
-        work, head = works[form.head][15], head_named(form.head, folder)
-        plan = tensorrt.Plan((folder / f"{form.name}.plan").read_bytes())
-        if form.kind == "loop":
-            with plan.execution(0) as execution:
-                execution._stream = UrgentStream()  # noqa: SLF001
-                feed = work.feed(head, form)
-                decoded = execution.run(feed)
-                once = lambda execution=execution, feed=feed: execution.run(feed, ["unfinished"])  # type: ignore[misc]
-                measure_overlap("TensorRT's Loop", form, once, encoder, add)
-                assert said(decoded)[0]  # noqa: S101 (it decoded something)
-            continue
-        loop = HostLoop(plan, work.feed(head, form))
-        for turns in (8, 32):
-            graph = loop.stream.capture(lambda turns=turns: loop.calls(max(2, turns // form.turns)))  # type: ignore[misc]
-            measure_overlap(
-                "host loop", form, lambda graph=graph: loop.run(graph.launch, 0), encoder, add, turns_a_graph=turns
-            )  # type: ignore[misc]
+ENCODED_ROWS = 64
+
+
+def overlap(form: Form, plan: tensorrt.Plan, feed: dict[str, Array], encoder: Encoder, add: Add) -> None:
+    """How decoding of one batch and encoding of the next share the GPU."""
+    if form.kind == "calls":
+        loops = [HostLoop(plan, feed) for _ in range(2)]
+        graphs = [loop.stream.capture(partial(loop.calls, max(2, 8 // form.turns))) for loop in loops]
+        decoders = [partial(loop.run, graph.launch, 0) for loop, graph in zip(loops, graphs, strict=True)]
+        for count in (1, 2):
+            measure_overlap(form, decoders[:count], encoder, ENCODED_ROWS, add)
+        for loop, graph in zip(loops, graphs, strict=True):
             graph.free()
-        loop.free()
+            loop.free()
+        return
+    executions = [plan.execution(0) for _ in range(3)]
+    shapes = {name: array.shape for name, array in feed.items()}
+
+    def once(execution: tensorrt.Execution) -> None:
+        execution._start(shapes)
+        execution._stream.wait()
+
+    for execution in executions:
+        execution._stream = UrgentStream()
+        execution.run(feed)
+    for count in (1, 2, 3):
+        measure_overlap(
+            form, [partial(once, execution) for execution in executions[:count]], encoder, ENCODED_ROWS, add
+        )
+    for execution in executions:
+        execution.__exit__()
+
+
+def is_overlapped(form: Form) -> bool:
+    """Whether the form is measured beside an encoder."""
+    plain = (form.precision, form.look, form.argmax, form.level) == ("FP16", 1, "reduce", 1)
+    return plain and form.batch >= ENCODED_ROWS and (form.kind == "calls" or form.turns == 4)
 
 
 def sweep(small: bool) -> list[Form]:
@@ -1149,14 +1221,19 @@ def sweep(small: bool) -> list[Form]:
         return [Form(head, p, 4, *kind) for head in heads for p in NEAR_TIE for kind in kinds]
     forms = []
     for head in heads[:2]:
-        forms += [Form(head, p, b, "loop", u) for b in (128, 64, 16, 1) for p in ("FP16", "FP32") for u in (1, 2, 4)]
-        forms += [Form(head, p, b, "calls", 1) for b in (128, 64, 16, 1) for p in ("FP16", "FP32")]
-        forms += [Form(head, "FP16", b, kind, 1, 4) for b in (128, 16, 1) for kind in ("calls", "loop")]
-        forms += [Form(head, "FP16", 128, "calls", 8), Form(head, "FP16", 128, "calls", 1, argmax="topk")]
-        forms += [Form(head, "FP16", 128, "calls", 1, level=1), Form(head, "FP16", 128, "calls", 1, 8)]
-    forms += [
-        Form(heads[2], "FP16", b, kind, 1, look) for b in (128, 1) for kind in ("calls", "loop") for look in (1, 8)
-    ]
+        loops = [(b, p, u) for p in ("FP16", "FP32") for b in BATCHES for u in (1, 2, 4)]
+        forms += [Form(head, p, b, "loop", u) for b, p, u in loops if p == "FP16" or b <= 128]
+        forms += [Form(head, p, b, "calls", 1) for p in ("FP16", "FP32") for b in BATCHES if p == "FP16" or b <= 128]
+        forms += [Form(head, "FP16", b, "loop", 8) for b in (128, 1)]
+        forms += [Form(head, "FP16", b, "loop", 4) for b in (8, 4, 2)]
+        forms += [Form(head, "FP16", b, "calls", 1, 4) for b in (128, 1)]
+        forms += [Form(head, "FP16", 128, "loop", 1, 4), Form(head, "FP16", 128, "calls", 8)]
+        forms += [Form(head, "FP16", 128, "calls", 1, argmax="topk")]
+        forms += [Form(head, "FP16", 128, kind, turns, level=3) for kind, turns in (("calls", 1), ("loop", 4))]
+    looks = (1, 4, 8)
+    forms += [Form(heads[2], "FP16", b, "loop", 1, look) for b in (128, 16, 1) for look in looks]
+    forms += [Form(heads[2], "FP16", b, "calls", 1, look) for b in (128, 1) for look in looks]
+    forms += [Form(heads[2], "FP16", 128, "loop", 4)]
     return forms
 
 
@@ -1171,7 +1248,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     for axes, head in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
         lines: dict[str, dict[int, float]] = {}
         for record in records:
-            if record["head"] != head or record.get("seconds") != 15 or "ms" not in record:  # noqa: PLR2004
+            if record["head"] != head or record.get("seconds") != 15 or "ms" not in record:
                 continue
             if record["kind"] == "cpu":
                 label = f"CPU of {record['cores']} cores, FP32"
@@ -1186,7 +1263,7 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
         for label, points in lines.items():
             batches = sorted(points)
             axes.plot(batches, [points[batch] for batch in batches], marker="o", label=label)
-        batches = sorted({record["batch"] for record in records})
+        batches = list(reversed(BATCHES))
         axes.plot(batches, [15e3 * batch / ENCODER_RATE for batch in batches], "k--", label="115M encoder at 60,000")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
@@ -1199,12 +1276,104 @@ def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def _spread(
-    forms: Sequence[Form], folder: Path, library: str, workers: int
-) -> Iterable[tuple[Form, float | None, str]]:
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(build, form, folder, library) for form in forms]):
-            yield future.result()
+class Report:
+    """The cases measured so far, in a file after each."""
+
+    def __init__(self, path: Path, machine: dict[str, Any], *, append: bool) -> None:
+        self.records: list[dict[str, Any]] = json.loads(path.read_text())["cases"] if append else []
+        self._path, self._machine, self._begun = path, machine, time.monotonic()
+
+    def note(self, text: str) -> None:
+        """Print a line."""
+        typer.echo(f"{time.monotonic() - self._begun:6.1f} s  {text}")
+
+    def add(self, form: Form, **more: Any) -> None:  # noqa: ANN401
+        """Write down one case."""
+        facts = dataclasses.asdict(form)
+        facts["turns_form"] = facts.pop("turns")  # `turns` are those of a batch
+        self.records.append(facts | more)
+        silent = {"equality", "kernels", "valid_audio_seconds_a_second"}
+        same = more.get("equality")
+        verdict = f"near ties {same['near_ties']}, WRONG {same['wrong']} of {same['rows']}" if same else ""
+        self.note(f"{form.name} { ({key: value for key, value in more.items() if key not in silent}) } {verdict}")
+        self.write()
+
+    def write(self) -> None:
+        """One line a case."""
+        head = {"machine": self._machine, "encoder_audio_seconds_a_second": ENCODER_RATE}
+        cases = ",\n".join(json.dumps(record) for record in self.records)
+        self._path.write_text(json.dumps(head)[:-1] + ', "cases": [\n' + cases + "\n]}\n")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Run:
+    """What all forms of this run have in common.
+
+    Attributes:
+        folder: Of heads and plans.
+        works: By head and seconds of audio.
+        report: Of the cases.
+    """
+
+    folder: Path
+    works: dict[str, dict[int, Work]]
+    report: Report
+
+    def plan(self, form: Form) -> tensorrt.Plan:
+        """As it was built."""
+        return tensorrt.Plan((self.folder / f"{form.name}.plan").read_bytes())
+
+    def build(self, forms: Sequence[Form], library: str, workers: int) -> list[Form]:
+        """Build the plans; those that could be built, in their order."""
+        built = []
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            for future in as_completed([pool.submit(build, form, self.folder, library) for form in forms]):
+                form, seconds, error = future.result()
+                if seconds is None:
+                    self.report.add(form, error=error)
+                    continue
+                built.append(form)
+                size = (self.folder / f"{form.name}.plan").stat().st_size
+                self.report.add(form, build_seconds=seconds, plan_bytes=size)
+        return sorted(built, key=forms.index)
+
+    def measure(self, form: Form) -> None:
+        """Check and time one form; what fails is written down, and the others go on."""
+        head, works = head_named(form.head, self.folder), self.works[form.head]
+        try:
+            if form.kind == "loop":
+                measure_loop(form, self.plan(form), works, head, self.report.add)
+            else:
+                measure_calls(form, self.plan(form), works, head, self.report.add)
+        except (BuilderError, RuntimeError) as error:
+            self.report.add(form, error=repr(error))
+
+    def measure_together(self, built: Sequence[Form]) -> None:
+        """What is asked of some forms alone: capture as a CUDA graph, and decoding beside an encoder."""
+        loops = [form for form in built if (form.kind, form.precision) == ("loop", "FP16")]
+        for form in loops[:2]:
+            head = head_named(form.head, self.folder)
+            capture_loop(form, self.plan(form), self.works[form.head][USUAL], head, self.report.add)
+        encoder = Encoder(ENCODED_ROWS, FRAMES[USUAL])
+        for form in filter(is_overlapped, built):
+            feed = self.works[form.head][USUAL].feed(head_named(form.head, self.folder), form)
+            overlap(form, self.plan(form), feed, encoder, self.report.add)
+
+
+def prepare_all(names: Sequence[str], seconds: Sequence[int], rows: int, folder: Path) -> dict[str, dict[int, Work]]:
+    """Make the heads, each by its own process."""
+    with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
+        futures = {name: pool.submit(prepare, name, seconds, rows, folder) for name in names}
+        return {name: future.result() for name, future in futures.items()}
+
+
+def measure_on_cpu(form: Form, works: dict[int, Work], head: Head, add: Add) -> None:
+    """Check a form with ONNX Runtime on the CPU."""
+    once = partial(run_on_cpu, decoder_model(head, form))
+    for seconds, work in works.items():
+        feed = work.feed(head, form)
+        found = run_calls(once, feed) if form.kind == "calls" else once(feed)
+        add(form, seconds=seconds, equality=compare(said(found), work.reference, NEAR_TIE[form.precision]))
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -1218,110 +1387,42 @@ def main() -> None:
 @app.command()
 def run(
     results: Annotated[Path, typer.Argument(help="Folder for transducer_loop.json and .png.")],
-    rtx: Annotated[
-        bool, typer.Option(help="Build with TensorRT for RTX, which needs no GPU, and run on the CPU.")
-    ] = False,
+    *,
+    rtx: Annotated[bool, typer.Option(help="Build with TensorRT for RTX, without a GPU; check on the CPU.")] = False,
     small: Annotated[bool, typer.Option(help="Few small forms, to try this program.")] = False,
-    only: Annotated[str, typer.Option(help="Python expression of `form` that chooses among the forms.")] = "True",
-    seconds: Annotated[list[int] | None, typer.Option(help="Lengths of audio: 2, 15, 30.")] = None,
+    heads: Annotated[list[str] | None, typer.Option("--head", help=f"Of {', '.join(HEADS)}; all without it.")] = None,
+    seconds: Annotated[
+        list[int] | None, typer.Option(help=f"Lengths of audio, of {list(FRAMES)}; all without it.")
+    ] = None,
+    batches: Annotated[list[int] | None, typer.Option("--batch", help="Rows; all that are usual without it.")] = None,
+    append: Annotated[bool, typer.Option(help="Add to the cases that the results hold already.")] = False,
     workers: Annotated[int, typer.Option(help="Processes that build.")] = WORKERS,
-    name: Annotated[str, typer.Option(help="Of the files.")] = "transducer_loop",
 ) -> None:
     """Build, check and time the forms of the decoder."""
     lengths = seconds or ([2] if small else list(FRAMES))
-    forms = [form for form in sweep(small) if eval(only, {"form": form})]  # noqa: S307 (the caller's own words)
-    records: list[dict[str, Any]] = []
+    forms = [form for form in sweep(small) if form.head in (heads or HEADS) and (not batches or form.batch in batches)]
     results.mkdir(parents=True, exist_ok=True)
     library = "tensorrt_rtx" if rtx else "tensorrt"
-    machine = {
-        "gpu": "none" if rtx else dataclasses.asdict(cuda.gpu()),
-        "cores": os.cpu_count(),
-        "machine": platform.machine(),
-    }
+    machine: dict[str, Any] = {"gpu": None if rtx else dataclasses.asdict(cuda.gpu()), "cores": os.cpu_count()}
     machine |= {library: tensorrt.version(library), "onnx": importlib.metadata.version("onnx")}
-    begun = time.monotonic()
-
-    def note(text: str) -> None:
-        print(f"{time.monotonic() - begun:6.1f} s  {text}", flush=True)  # noqa: T201
-
-    def write() -> None:
-        report = {"machine": machine, "encoder_audio_seconds_a_second": ENCODER_RATE, "cases": records}
-        (results / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-
-    def add(form: Form, **more: Any) -> None:  # noqa: ANN401
-        facts = dataclasses.asdict(form)
-        facts["turns_form"] = facts.pop("turns")
-        records.append(facts | more)
-        brief = {key: value for key, value in more.items() if key not in {"equality", "valid_audio_seconds_a_second"}}
-        same = more.get("equality")
-        verdict = f"near ties {same['near_ties']}, WRONG {same['wrong']} of {same['rows']}" if same else ""
-        note(f"{form.name} {brief} {verdict}")
-
+    report = Report(results / "transducer_loop.json", machine, append=append)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        names = sorted({form.head for form in forms})
-        rows = max(form.batch for form in forms)
-        with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
-            futures = {head: pool.submit(prepare, head, lengths, rows, folder) for head in names}
-            works = {head: future.result() for head, future in futures.items()}
-        for head, by_length in works.items():
-            note(
-                f"{head}: turns of a batch at 1, 4, 8 frames a turn: "
-                + str({s: [w.turns(rows, k) for k in (1, 4, 8)] for s, w in by_length.items()})
-            )
-        for head, by_length in works.items():
-            measure_cpu(head, by_length, head_named(head, folder), add)
-        write()
-        built: list[Form] = []
-        for form, spent, error in _spread(forms, folder, library, workers):
-            note(f"{form.name} built in {spent} s {error}")
-            if spent is None:
-                add(form, error=error)
+        folder, rows = Path(temporary), max(form.batch for form in forms)
+        works = prepare_all(sorted({form.head for form in forms}), lengths, rows, folder)
+        this = Run(folder, works, report)
+        length = USUAL if USUAL in lengths else lengths[0]
+        for name, work in works.items():
+            report.note(f"{name}: {work[length].turns(rows, 1)} turns for {rows} rows of {length} s")
+            measure_cpu(name, work[length], length, head_named(name, folder), report.add)
+        built = this.build(forms, library, workers)
+        for form in built:
+            if rtx:
+                measure_on_cpu(form, works[form.head], head_named(form.head, folder), report.add)
             else:
-                built.append(form)
-                records.append(
-                    dataclasses.asdict(form)
-                    | {"build_seconds": spent, "plan_bytes": (folder / f"{form.name}.plan").stat().st_size}
-                )
-        for form in sorted(built, key=forms.index):
-            head, by_length = head_named(form.head, folder), works[form.head]
-            try:
-                if rtx:
-                    measure_on_cpu(form, by_length, head, add)
-                    continue
-                plan = tensorrt.Plan((folder / f"{form.name}.plan").read_bytes())
-                if form.kind == "loop":
-                    measure_loop(form, plan, by_length, head, add)
-                else:
-                    measure_calls(form, plan, by_length, head, add, (2, 4, 8, 16, 32))
-            except Exception as error:  # noqa: BLE001 (the other forms go on; the record says what failed)
-                traceback.print_exc()
-                add(form, error=repr(error))
-            write()
-        if not rtx:
-            for form in [
-                form for form in built if form.kind == "loop" and form.batch == 128 and form.precision == "FP16"
-            ][:2]:
-                plan = tensorrt.Plan((folder / f"{form.name}.plan").read_bytes())
-                capture_loop(form, plan, works[form.head][15], head_named(form.head, folder), add)
-                write()
-            try:
-                overlap(built, folder, works, add)
-            except Exception as error:  # noqa: BLE001 (everything before is measured and kept)
-                traceback.print_exc()
-                note(f"no overlap measured: {error!r}")
-    write()
-    plot(records, results / f"{name}.png")
-
-
-def measure_on_cpu(form: Form, works: dict[int, Work], head: Head, add: Add) -> None:
-    """Check a form with ONNX Runtime on the CPU."""
-    model = decoder_model(head, form)
-    for seconds, work in works.items():
-        feed = work.feed(head, form)
-        once = lambda feed: run_on_cpu(model, feed)  # noqa: E731, B023
-        found = run_calls(once, feed) if form.kind == "calls" else once(feed)
-        add(form, seconds=seconds, equality=compare(said(found), work.reference, NEAR_TIE[form.precision]))
+                this.measure(form)
+        if not rtx and USUAL in lengths:
+            this.measure_together(built)
+    plot(report.records, results / "transducer_loop.png")
 
 
 if __name__ == "__main__":

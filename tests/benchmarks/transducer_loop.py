@@ -1,23 +1,27 @@
 """Greedy transducer decoding on a GPU: the whole loop as one TensorRT plan, and plans of a few turns in a host loop.
 
     python tests/benchmarks/transducer_loop.py run tests/benchmarks/results          # on the GPU, TensorRT 10
-    python tests/benchmarks/transducer_loop.py run /tmp/results --rtx --small        # anywhere: ONNX Runtime, builds
+    python tests/benchmarks/transducer_loop.py run /tmp/results --rtx --small        # anywhere: builds, and a check
 
 The decoder of one batch looks at one frame of every row in each *turn*: joint network, argmax, blank rule, prediction
 network for the rows that emitted a token. Rows that are done, or whose `CAPACITY` of tokens is full, do nothing.
 Forms of it:
 
-- `loop`: one plan with an ONNX `Loop` around 1, 2 or 4 turns, which TensorRT runs until every row is done;
-- `calls`: a plan of several turns without a loop; the host starts it until a flag says that every row is done. Two
-  calls are one CUDA graph, and one graph is always queued ahead, so that the GPU never waits for the host;
-- `cpu`: a loop for ONNX Runtime that computes only the rows that need it, batches split over all cores.
+- `loop`: one plan with an ONNX `Loop` around 1 to 8 turns, which TensorRT runs until every row is done;
+- `calls`: a plan of one or more turns without a loop; the host starts it until a flag says that every row is done.
+  Several calls are one CUDA graph. With `ahead`, a graph waits in the stream while the host reads the flag;
+- `cpu`: a loop for ONNX Runtime that computes only the rows that need it, on all cores.
 
 With `look` above 1 a turn looks at several frames at once and skips blanks within them, which is exact, since a blank
 leaves the prediction network as it is.
 
 Heads have random weights, with biases such that 0.3 tokens are emitted a frame. Each form is checked against numpy:
 tokens, frames and durations. Where FP16 decides otherwise, numpy's margin at that decision says whether it was a near
-tie. Writes `transducer_loop.json` (one record a case) and `transducer_loop.png`.
+tie. Beside a stand-in encoder that takes as long as the 115M one, decoders show what they cost there. Needs torch for
+that encoder alone, TensorRT and cuda-bindings.
+
+Writes `transducer_loop.json` (one record a case: `ms` and `us_a_turn` by the median of some runs, rates of padded and
+of valid audio, `share_beside_encoder`: of the GPU's time if decoder and encoder took turns) and `transducer_loop.png`.
 """
 
 import dataclasses
@@ -1237,42 +1241,46 @@ def sweep(small: bool) -> list[Form]:
     return forms
 
 
+def _label(record: dict[str, Any]) -> str | None:
+    """Which line of the plot a case belongs to."""
+    if record["kind"] == "cpu":
+        return f"ONNX Runtime, {record['cores']} cores, FP32"
+    if record["precision"] != "FP16" or record["look"] > 1 or record["argmax"] != "reduce" or record["level"] != 1:
+        return None
+    if record["kind"] == "loop":
+        return {1: "TensorRT's Loop, 1 turn", 4: "TensorRT's Loop, 4 turns"}.get(record["turns_form"])
+    return "host loop, CUDA graphs" if record["graph"] and record["turns_form"] == 1 else None
+
+
 def plot(records: Sequence[dict[str, Any]], path: Path) -> None:
     """Milliseconds of a batch of 15 s by rows, for each form in FP16."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415 (heavy)
     from matplotlib.figure import Figure  # noqa: PLC0415
 
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(9, 4), layout="constrained")
     FigureCanvasAgg(figure)
-    names = list(HEADS)[:2]
-    for axes, head in zip(figure.subplots(1, len(names), sharey=True), names, strict=True):
+    titles = {"tdt-1024x1": "TDT, 1,024 tokens, 1 LSTM layer", "tdt-8192x2": "TDT, 8,192 tokens, 2 LSTM layers"}
+    for axes, (head, title) in zip(figure.subplots(1, len(titles), sharey=True), titles.items(), strict=True):
         lines: dict[str, dict[int, float]] = {}
         for record in records:
-            if record["head"] != head or record.get("seconds") != 15 or "ms" not in record:
-                continue
-            if record["kind"] == "cpu":
-                label = f"CPU of {record['cores']} cores, FP32"
-            elif record["precision"] != "FP16" or record["look"] > 1 or record["argmax"] != "reduce":
-                continue
-            elif record["kind"] == "loop":
-                label = f"TensorRT's Loop, {record['turns_form']} turns an iteration"
-            else:
-                label = "host loop, CUDA graphs" if record["graph"] else "host loop, no graph"
-            points = lines.setdefault(label, {})
-            points[record["batch"]] = min(record["ms"], points.get(record["batch"], np.inf))
-        for label, points in lines.items():
-            batches = sorted(points)
-            axes.plot(batches, [points[batch] for batch in batches], marker="o", label=label)
+            chosen = record["head"] == head and record.get("seconds") == USUAL and record["batch"] in BATCHES
+            label = _label(record) if chosen and "ms" in record else None
+            if label:
+                points = lines.setdefault(label, {})
+                points[record["batch"]] = min(record["ms"], points.get(record["batch"], np.inf))
+        for label, points in sorted(lines.items()):
+            axes.plot(sorted(points), [points[batch] for batch in sorted(points)], marker="o", label=label)
         batches = list(reversed(BATCHES))
-        axes.plot(batches, [15e3 * batch / ENCODER_RATE for batch in batches], "k--", label="115M encoder at 60,000")
+        encoder = [1e3 * USUAL * batch / ENCODER_RATE for batch in batches]
+        axes.plot(batches, encoder, "k--", label=f"115M encoder, {ENCODER_RATE:,} s/s")
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.set_xticks(batches, [str(batch) for batch in batches])
-        axes.set_title(f"{head}, FP16")
-        axes.set_xlabel("rows of 15 s")
+        axes.set_title(title)
+        axes.set_xlabel(f"rows of {USUAL} s")
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=7)
-    figure.axes[0].set_ylabel("milliseconds a batch")
+    axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("milliseconds to decode a batch, FP16")
     figure.savefig(path, dpi=110)
 
 

@@ -93,12 +93,12 @@ def _opened(source: Path | BinaryIO, shown: str, max_seconds: float | None) -> I
     if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
         raise AudioFileError(f"{shown}: is a device; give a file, or pipe audio into -")
     # Opened here, not by libsndfile: it calls every failure to open a file "System error".
-    with source.open("rb", buffering=0) as file:
-        if stat.S_ISREG(mode):
+    if stat.S_ISREG(mode):
+        with source.open("rb", buffering=0) as file:
             yield file  # type: ignore[misc] # a FileIO is a BinaryIO in all that is used here
-        else:
-            with _spooled(io.BufferedReader(file), shown, max_seconds) as stored:
-                yield stored
+    else:
+        with source.open("rb") as pipe, _spooled(pipe, shown, max_seconds) as stored:
+            yield stored
 
 
 @contextmanager

@@ -73,6 +73,10 @@ class ServerUnavailableError(TranscriptionError):
     """No server there, or it does not serve the model: no request can succeed."""
 
 
+class AudioTooLongError(TranscriptionError):
+    """The model does not take audio of this length; nothing was sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """One word and when it was said, in seconds."""

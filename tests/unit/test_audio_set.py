@@ -116,7 +116,6 @@ def wav(
         wav(bits=64),
         wav(kind=85),
         wav(form=2**31),
-        wav(size=0),
         wav()[:20],
         wav(kind=3, bits=32, samples=struct.pack("<f", float("inf")) * 16_000),
         wav(kind=3, bits=32, samples=struct.pack("<f", 1e30) * 16_000),
@@ -133,7 +132,7 @@ def wav(
             "64 bits",
             "MP3",
         ),
-        *("long header", "no samples", "header only", "infinite", "loud"),
+        *("long header", "header only", "infinite", "loud"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, content: bytes) -> None:
@@ -146,6 +145,7 @@ def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, 
     "content",
     [
         wav(size=2**32 - 1),
+        wav(size=0),
         wav(riff=0),
         wav(align=0),
         wav(bits=8, samples=b"\x81" * 16_000),
@@ -153,7 +153,7 @@ def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, 
         wav(kind=3, bits=32, samples=struct.pack("<f", 0.1) * 16_000),
         wav(kind=3, bits=64, samples=struct.pack("<d", 0.1) * 16_000),
     ],
-    ids=["long data", "short file", "no alignment", "8 bits", "24 bits", "32-bit float", "64-bit float"],
+    ids=["long data", "no length", "short file", "no alignment", "8 bits", "24 bits", "32-bit float", "64-bit float"],
 )
 def test_other_encodings_and_harmless_lies_are_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
@@ -190,7 +190,7 @@ def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "[]", "null", "1e999", '{"a.wav": "text"}', '{"a.wav": {}}', '{"a.wav": {"text": null}}'),
+        *("", "[]", "null", "1e999", '["a.wav"]', '{"a.wav": {}}', '{"a.wav": {"text": null}}'),
         *('{"a.wav": {"text": 5}}', '{"a.wav": {"text": ["x"]}}', '{"a.wav": {"text": "\\ud800"}}', "[" * 100_000),
     ],
     ids=lambda content: content[:30],

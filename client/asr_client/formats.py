@@ -108,7 +108,7 @@ MPEG_BIT_RATES = {
 }
 MPEG_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """By the two bits of the version: MPEG 1, 2 and 2.5."""
-FRAMES_IN_A_ROW = 3
+FRAMES_IN_A_ROW = 5
 """So many headers where each says that the next one is: raw samples do not have them by chance."""
 
 
@@ -199,13 +199,18 @@ def mpeg_frames_follow(file: BinaryIO) -> bool:
 
 def _frames_from(content: bytes, start: int) -> bool:
     """Whether `FRAMES_IN_A_ROW` of one kind follow from here, or the whole of a short file is such frames."""
-    kind, found, short = content[start + 1 : start + 2], 0, start == 0 and len(content) < HEAD_BYTES
+    kind, found, short = _mpeg_kind(content, start), 0, start == 0 and len(content) < HEAD_BYTES
     while found < FRAMES_IN_A_ROW and start < len(content):
         size = _mpeg_frame_bytes(content[start : start + 4])
-        if size is None or content[start + 1 : start + 2] != kind:
+        if size is None or _mpeg_kind(content, start) != kind:
             return False
         start, found = start + size, found + 1
     return found == FRAMES_IN_A_ROW or (short and found > 0)
+
+
+def _mpeg_kind(content: bytes, start: int) -> tuple[int, ...]:
+    """What is the same in all frames of a file: version, layer and sample rate."""
+    return tuple(byte & mask for byte, mask in zip(content[start + 1 : start + 3], (0xFE, 0x0C), strict=False))
 
 
 def _mpeg_frame_bytes(header: bytes) -> int | None:

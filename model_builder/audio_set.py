@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from asr_client import references
 from asr_client.audio import EXTENSIONS, AudioFileError, read
+from asr_client.formats import conversion
 from asr_serving.audio import MIN_SAMPLES, Batch, Samples, floats
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder.errors import CheckAudioError
@@ -81,7 +82,11 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
         raise CheckAudioError(f"check audio folder {folder} does not exist")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     if not files or len(files) > MAX_FILES:
-        raise CheckAudioError(f"{folder} holds {len(files)} WAV or FLAC files; between 1 and {MAX_FILES} are needed")
+        other = next((path for path in sorted(folder.iterdir()) if not files and path.is_file()), None)
+        hint = "" if other is None else f"; for audio in other files: {conversion(str(other))}"
+        raise CheckAudioError(
+            f"{folder} holds {len(files)} WAV or FLAC files; between 1 and {MAX_FILES} are needed{hint}"
+        )
     texts = _transcripts(folder / TRANSCRIPTS, files)
     digest = hashlib.sha256()
     utterances, refused = [], []

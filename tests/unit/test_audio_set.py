@@ -65,6 +65,43 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
         audio_set.load(tmp_path, max_seconds=40)
 
 
+def test_a_folder_of_other_files_is_refused_with_how_to_convert_them(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"x")
+    with pytest.raises(CheckAudioError, match=rf"ffmpeg -i {tmp_path}/a\.m4a -ar 16000 -ac 1 {tmp_path}/a\.wav"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+def test_recordings_of_a_call_recorder_are_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "gsm.wav", np.zeros(8_000), 8_000, subtype="GSM610")
+    assert audio_set.load(tmp_path, max_seconds=40).utterances[0].seconds == pytest.approx(1, abs=0.05)
+
+
+def test_all_files_that_are_refused_are_named_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "a.wav", 1)
+    write(tmp_path, "b.wav", 41)
+    (tmp_path / "c.wav").write_text("no audio")
+    (tmp_path / "d.wav").mkdir()
+    with pytest.raises(CheckAudioError) as caught:
+        audio_set.load(tmp_path, max_seconds=40)
+    named = [line.split(":")[0].rpartition("/")[2] for line in str(caught.value).splitlines()]
+    assert named == ["b.wav", "c.wav", "d.wav"]
+
+
+def test_check_audio_whose_channels_cancel_each_other_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([noise, -noise], axis=1), 16_000)
+    with pytest.raises(CheckAudioError, match=r"cancel each other .* -af 'pan=mono"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+def test_texts_come_from_a_nemo_manifest_too(tmp_path: Path) -> None:
+    write(tmp_path, "a.wav", 1)
+    (tmp_path / "transcripts.json").write_text(
+        '{"audio_filepath": "/x/a.wav", "text": "hello"}\n', encoding="utf-8-sig"
+    )
+    assert audio_set.load(tmp_path, max_seconds=40).texts == ["hello"]
+
+
 @pytest.mark.parametrize(("seconds", "value"), [(0.01, 0.1), (41, 0.1), (1, np.nan), (0, 0.1)])
 def test_audio_that_cannot_be_served_is_refused_with_its_name(tmp_path: Path, seconds: float, value: float) -> None:
     write(tmp_path, "odd.wav", seconds, value=value)

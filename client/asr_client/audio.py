@@ -95,7 +95,7 @@ def _opened(source: Path | BinaryIO, shown: str, max_seconds: float | None) -> I
     # Opened here, not by libsndfile: it calls every failure to open a file "System error".
     if stat.S_ISREG(mode):
         with source.open("rb", buffering=0) as file:
-            yield file  # type: ignore[misc] # a FileIO is a BinaryIO in all that is used here
+            yield file
     else:
         with source.open("rb") as pipe, _spooled(pipe, shown, max_seconds) as stored:
             yield stored
@@ -268,7 +268,8 @@ def _blocks(file: "soundfile.SoundFile", shown: str) -> Iterator[npt.NDArray[np.
 
 def _int16(samples: npt.NDArray[np.float32]) -> bytes:
     """The inverse of int16 / 32768, so that 16-bit files arrive bit for bit."""
-    return np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16).tobytes()
+    pcm: npt.NDArray[np.int16] = np.clip(np.rint(samples * np.float32(32768)), -32768, 32767).astype(np.int16)
+    return pcm.tobytes()
 
 
 @cache
@@ -317,7 +318,7 @@ class _Stream:
 
     def read(self, size: int) -> bytes:
         start = self._file.tell()
-        content = self._file.read(size)
+        content: bytes = self._file.read(size)
         place, patch = self.UNCLOSED
         if self._unclosed and start < place + len(patch) and start + len(content) > place:
             whole = bytearray(content)

@@ -108,6 +108,8 @@ MPEG_BIT_RATES = {
 }
 MPEG_RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """By the two bits of the version: MPEG 1, 2 and 2.5."""
+MAX_CHUNKS = 1_000
+"""Chunks of a WAV that are looked at."""
 FRAMES_IN_A_ROW = 5
 """So many headers where each says that the next one is: raw samples do not have them by chance."""
 
@@ -280,12 +282,16 @@ def unclosed_wav(file: BinaryIO) -> bool:
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return False
     place, data = 12, None
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
         file.seek(place)
         chunk = file.read(8)
+        if len(chunk) < 8 or not chunk[:4].isascii() or not chunk[:4].decode().isprintable():  # noqa: PLR2004
+            break
         length = int.from_bytes(chunk[4:], "little")
-        if chunk[:4] == b"data" and length == 0 and data is None:
-            data = place + 8
         place += 8 + length + length % 2
+        if chunk[:4] == b"data" and data is None:
+            if length > 0:
+                return False
+            data = place
     # Chunks up to the end: it is empty.
     return data is not None and data < size and place != size

@@ -100,4 +100,21 @@ def test_noise_has_no_mpeg_frames_in_a_row(seed: int) -> None:
 def test_a_wav_with_chunks_behind_an_empty_one_is_closed() -> None:
     empty = b"RIFF\0\0\0\0WAVEdata" + struct.pack("<I", 0)
     assert not formats.unclosed_wav(io.BytesIO(empty + b"LIST" + struct.pack("<I", 4) + b"INFO"))
-    assert formats.unclosed_wav(io.BytesIO(empty + bytes(range(1, 100))))
+
+
+@pytest.mark.parametrize("samples", [bytes(range(1, 100)), bytes(1_000), b"\xff\xff" * 500, b"abcd" * 100])
+def test_a_wav_with_samples_behind_an_empty_chunk_is_not_closed(samples: bytes) -> None:
+    assert formats.unclosed_wav(io.BytesIO(b"RIFF\0\0\0\0WAVEdata" + bytes(4) + samples))
+
+
+def test_a_wav_of_many_chunks_is_not_read_to_its_end() -> None:
+    class Counted(io.BytesIO):
+        reads = 0
+
+        def read(self, size: int | None = -1) -> bytes:
+            self.reads += 1
+            return super().read(size)
+
+    many = Counted(b"RIFF\0\0\0\0WAVE" + b"junk\0\0\0\0" * 100_000)
+    formats.unclosed_wav(many)
+    assert many.reads < 2_000

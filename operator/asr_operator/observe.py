@@ -46,6 +46,7 @@ class JobState:
         pod: Whether its pod is there.
         waiting: Why its pod does not run: no node, no image.
         unschedulable: Whether that is for want of a node.
+        image: Image that builds.
     """
 
     name: str
@@ -60,6 +61,7 @@ class JobState:
     pod: bool = False
     waiting: str | None = None
     unschedulable: bool = False
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,14 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
         created=time_of(metadata.get("creationTimestamp")),
         pod=bool(pods),
+        image=next(
+            (
+                item.get("image")
+                for item in job.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+                if item["name"] == names.BUILD_CONTAINER
+            ),
+            None,
+        ),
     )
     newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
     for condition in status.get("conditions", ()):

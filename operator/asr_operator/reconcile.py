@@ -170,7 +170,10 @@ class Reconciler:
                     self.cluster.delete(live, why="the resource does not ask for it any more")
 
     def _surplus(self, context: Context, decision: Decision, seen: Observation) -> list[str]:
-        """Deployments of former pools: they go when the others serve, at once where GPUs are scarce."""
+        """Deployments of former pools: they go when the others serve.
+
+        Where GPUs are scarce (`Recreate`), they go as soon as everything that the others serve is published.
+        """
         former = [
             state for name, state in seen.pools.items() if name not in {item.pool.name for item in decision.pools}
         ]
@@ -178,7 +181,9 @@ class Reconciler:
             item.current and (state := seen.pools.get(item.pool.name)) is not None and state.complete
             for item in decision.pools
         )
-        if not former or not (ready or context.spec.rollout.strategy is api.Strategy.RECREATE):
+        published = decision.complete and all(item.current for item in decision.pools)
+        recreate = context.spec.rollout.strategy is api.Strategy.RECREATE and published
+        if not former or not (ready or recreate):
             return [state.name for state in former]
         for state in former:
             if (live := self.store.get("Deployment", (context.namespace, state.name))) is not None:

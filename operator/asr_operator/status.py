@@ -59,7 +59,7 @@ def reduce(
     available = sum(state.available for state in seen.pools.values())
     wanted = sum(_wanted(item, seen) for item in decision.pools)
     findings = [
-        _ready(causes, available, wanted),
+        _ready(causes, decision, seen, wanted),
         _built(decision, build_cause),
         _serving(available, wanted),
     ]
@@ -78,7 +78,7 @@ def reduce(
         **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
-        endpoints=services.endpoints(context),
+        endpoints=services.endpoints(context, _served_model(context, seen)),
         last_failure=next((need.failure for need in decision.needs if need.failure), None),
     )
 
@@ -166,7 +166,7 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
     name = item.pool.name
     state = seen.pools.get(name)
     if not item.current:
-        return build or Cause(Reason.BUILDING, f"pool {name} waits for its artifact")
+        return build or _not_current(item)
     if state is None:
         return Cause(Reason.ROLLING_OUT, f"pool {name} is being made")
     if state.problem is not None and state.problem.permanent:
@@ -188,10 +188,24 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
     )
 
 
-def _ready(causes: Sequence[Cause], available: int, wanted: int) -> Finding:
+def _not_current(item: PoolDecision) -> Cause:
+    """Why a pool has nothing new to serve, although all that is built is published."""
+    if item.degraded is Reason.PLAN_FAILED:
+        return Cause(Reason.PLAN_INCOMPATIBLE, item.note, stalled=True)
+    return Cause(Reason.BUILDING, f"pool {item.pool.name} waits for its artifact")
+
+
+def _ready(causes: Sequence[Cause], decision: Decision, seen: Observation, wanted: int) -> Finding:
     if causes:
         first = next((cause for cause in causes if cause.stalled), causes[0])
         return Finding.of(READY, False, first.reason, first.message)
+    states = [(item.pool, state) for item in decision.pools if (state := seen.pools.get(item.pool.name)) is not None]
+    silent = next((state for pool, state in states if _due(pool, state) and not state.available), None)
+    if silent is not None:
+        problem = f": {silent.problem.message}" if silent.problem else ""
+        message = f"pool {silent.pool}: no pod answers; pods wanted: {silent.wanted}{problem}"
+        return Finding.of(READY, False, Reason.REPLICAS_MISSING, message)
+    available = sum(state.available for state in seen.pools.values())
     if available:
         return Finding.of(READY, True, Reason.SERVING, f"the newest generation is served; pods available: {available}")
     if wanted:
@@ -250,6 +264,14 @@ def _wanted(item: PoolDecision, seen: Observation) -> int:
     if item.pool.autoscaling is not None:
         return item.pool.autoscaling.min_replicas
     return 1 if item.pool.replicas is None else item.pool.replicas
+
+
+def _served_model(context: Context, seen: Observation) -> str:
+    """The model that pods answer to: the one that is asked for, unless all pods that are ready still have another."""
+    wanted = context.spec.model.name
+    # An artifact lies at <storage>/<model>/<key>.
+    served = {state.active.rstrip("/").split("/")[-2] for state in seen.pools.values() if state.ready and state.active}
+    return wanted if not served or wanted in served else min(served)
 
 
 def _engines(states: Sequence[PoolState]) -> str | None:

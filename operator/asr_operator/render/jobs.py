@@ -1,7 +1,8 @@
 """Jobs that build: the ONNX model once, a TensorRT plan for each GPU product.
 
 A *build* names what is built: equal builds give the same artifact, so a build that is known is not run again, whatever
-became of images and pod settings. A *Job* is named by all that it is, so that it never has to be changed.
+became of images and pod settings. A *Job* is named by its build and by what the resource says about its pod, so that a
+resource that changes gets another Job, and an operator that is upgraded leaves a running one alone.
 """
 
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Build:
     def job_name(self) -> str:
         """Name of the Job."""
         return str(self.job["metadata"]["name"])
+
+    @property
+    def image(self) -> str:
+        """Image that builds."""
+        return str(self.job["spec"]["template"]["spec"]["containers"][0]["image"])
 
 
 def onnx(context: Context) -> Build:
@@ -249,11 +255,24 @@ def _build(
         },
         "template": template,
     }
+    identity = {
+        "build": name,
+        "variables": variables,
+        "volumes": volumes,
+        "placement": placement,
+        "gpu": gpu,
+        "storage": spec.storage.as_json(),
+        "settings": spec.build.as_json(),
+        "checkAudio": spec.acceptance.audio.as_json() if spec.acceptance.audio else None,
+        "builder": spec.image.builder,
+        "pullSecrets": [item.name for item in spec.image.pull_secrets],
+        "pullPolicy": spec.image.pull_policy,
+    }
     job: Object = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.job(kind, spec.model.name, names.digest([name, job_spec])),
+            "name": names.job(kind, spec.model.name, names.digest(identity)),
             "namespace": context.namespace,
             "labels": _labels(name),
         },

@@ -38,15 +38,15 @@ def headless(context: Context) -> Object:
     }
 
 
-def endpoints(context: Context) -> api.Endpoints:
-    """Where clients find the model."""
+def endpoints(context: Context, model: str) -> api.Endpoints:
+    """Where clients find the model, and its name."""
     base = f"{context.namespace}.svc.{context.settings.cluster_domain}"
     tls = context.spec.service.tls_secret_ref is not None
     return api.Endpoints(
         grpc=f"{context.name}.{base}:{names.GRPC_PORT}",
         http=None if tls else f"http://{context.name}.{base}:{names.HTTP_PORT}",
         headless=f"{names.headless(context.name)}.{base}:{names.GRPC_PORT}",
-        model=context.spec.model.name,
+        model=model,
     )
 
 

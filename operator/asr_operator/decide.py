@@ -11,6 +11,7 @@ from asr_operator.observe import JobState, Observation, Phase, PoolState
 from asr_operator.render import jobs
 from asr_operator.render.context import Context, same_tensorrt
 from asr_operator.render.deployment import Serving
+from asr_operator.render.origin import Origin
 
 POD_GRACE = timedelta(seconds=30)
 """A Job's pod that is not seen yet may still be on its way; after this time it is gone, or cannot be created."""
@@ -178,11 +179,13 @@ def _serves_plan(live: PoolState | None) -> bool:
 
 
 def _keep(context: Context, pool: api.Pool, live: PoolState | None) -> PoolDecision:
-    """Serve what is served, in the pool's new shape if it can run there; else leave the pods as they are."""
-    active = live.artifact if live is not None else None
-    if active is None or incompatibility(context, pool, active) is not None:
+    """Serve what is served, with pods of the generation that it came with; only their number is that of now."""
+    if live is None or live.artifact is None:
         return PoolDecision(pool)
-    return PoolDecision(pool, _serving(context, pool, live, active))
+    origin = Origin.from_json(live.origin, context)
+    if origin is None:
+        return PoolDecision(pool)  # its Deployment stays as it is
+    return PoolDecision(pool, replace(_serving(context, pool, live, live.artifact), origin=origin))
 
 
 def _serve(
@@ -250,6 +253,17 @@ def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) ->
             f"{context.triton.tensorrt}"
         )
     return None
+
+
+def serves_http(context: Context, seen: Observation) -> bool:
+    """Whether clients are to reach pods by HTTP: without TLS, and as long as pods without TLS answer."""
+    if context.spec.service.tls_secret_ref is None:
+        return True
+    origins = [(state, Origin.from_json(state.origin, context)) for state in seen.pools.values() if state.available]
+    return any(
+        not state.complete or (origin is not None and origin.context.spec.service.tls_secret_ref is None)
+        for state, origin in origins
+    )
 
 
 @dataclass(frozen=True, slots=True)

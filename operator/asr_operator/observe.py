@@ -104,6 +104,7 @@ class PoolState:
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
+        origin: The generation that its template is rendered from, as `render.origin` writes it.
     """
 
     name: str
@@ -124,6 +125,7 @@ class PoolState:
     kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,6 +343,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
             None,
         ),
         revision=revision,
+        origin=metadata.get("annotations", {}).get(names.ORIGIN_ANNOTATION),
     )
 
 

@@ -98,13 +98,13 @@ class Reconciler:
             self._record(context, body, previous, decision, seen)
         self._jobs(context, actions)
         serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
-        wanted = desired(context, serving, self.cluster.served, seen.pools)
+        http = decide.serves_http(context, seen)
+        wanted = desired(context, serving, self.cluster.served, seen.pools, http=http)
         # Two autoscalers of one Deployment would fight, and KEDA refuses to be the second.
         self._prune(context, wanted, AUTOSCALERS)
-        for item in wanted:
-            path = self.cluster.apply(item, uid=context.uid)
-            if path is not None:
-                self._report_repair(body, item, path, now)
+        refused = self._apply(context, body, wanted, now)
+        if refused is not None:
+            raise refused
         self._prune(context, wanted, OPTIONAL_KINDS)
         seen = self._observe(body)
         decision = decide.decide(context, known, seen)
@@ -193,6 +193,25 @@ class Reconciler:
                 self.cluster.delete(budget, why="its pool is not in the resource any more")
         return []
 
+    def _apply(self, context: Context, body: Object, wanted: Sequence[Object], now: datetime) -> StalledError | None:
+        """Apply all that can be applied: one object that is refused keeps no other from its repair.
+
+        Returns:
+            The first refusal.
+        """
+        refused: StalledError | None = None
+        for item in wanted:
+            try:
+                if item["kind"] not in self.cluster.served:
+                    raise _unknown_kind(item)
+                path = self.cluster.apply(item, uid=context.uid)
+            except StalledError as error:
+                refused = refused or error
+                continue
+            if path is not None:
+                self._report_repair(body, item, path, now)
+        return refused
+
     def _report_repair(self, body: Object, item: Object, path: str, now: datetime) -> None:
         """Record an event about a field that somebody else had changed and that was set back."""
         key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"], path)
@@ -251,6 +270,14 @@ class Reconciler:
         except OperatorError as error:
             # The condition tells the same; a namespace without room for events must not stop the work.
             LOG.warning("%s", error)
+
+
+def _unknown_kind(item: Object) -> StalledError:
+    """KEDA's ScaledObject is the one kind that is asked for by name and may be missing."""
+    return StalledError(
+        Reason.KEDA_MISSING,
+        f"{item['kind']} {item['metadata']['name']}: this cluster has no KEDA; install it, or write provider: HPA",
+    )
 
 
 def _previous(body: Object) -> api.Status:

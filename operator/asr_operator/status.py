@@ -8,7 +8,7 @@ from typing import Any
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, find, merge
-from asr_operator.decide import Decision, Need, PoolDecision, pod_due
+from asr_operator.decide import Decision, Need, PoolDecision, pod_due, serves_http
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, PoolState
 from asr_operator.render import services
@@ -78,7 +78,7 @@ def reduce(
         **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
-        endpoints=services.endpoints(context, _served_model(context, seen)),
+        endpoints=services.endpoints(context, _served_model(context, seen), http=serves_http(context, seen)),
         last_failure=next((need.failure for need in decision.needs if need.failure), None),
     )
 

@@ -6,7 +6,6 @@ resource that changes gets another Job, and an operator that is upgraded leaves 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
@@ -74,7 +73,8 @@ def onnx(context: Context) -> Build:
         "maxBatchSize": spec.engine.max_batch_size,
         "audio": spec.audio.as_json(),
         "acceptance": spec.acceptance.as_json(),
-        "storage": _location(spec.storage),
+        # All of it: pods roll to other credentials once a build has read the artifact with them.
+        "storage": spec.storage.as_json(),
     }
     source, variables, volumes, mounts = _source(spec.model.source)
     command = [
@@ -123,7 +123,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
         "tensorrt": context.triton.tensorrt,
         "precision": precision,
         "shapes": shapes,
-        "storage": _location(spec.storage),
+        "storage": spec.storage.as_json(),
     }
     command = [
         *("model-builder", "plan", model.uri),
@@ -154,10 +154,6 @@ def onnx_precision(engine: api.EngineSpec) -> api.Precision:
     if engine.preferred is api.Engine.TENSORRT:
         return api.Precision.FP32
     return engine.precision or api.Precision.FP32
-
-
-def _location(storage: api.Storage) -> dict[str, Any]:
-    return {"uri": storage.uri, "endpoint": storage.endpoint}
 
 
 def _common(spec: api.Spec) -> list[str]:

@@ -52,7 +52,7 @@ def reduce(
         now: The time.
     """
     build_cause = _build_cause(decision, now)
-    causes = [cause for item in decision.pools if (cause := _pool_cause(item, seen, build_cause))]
+    causes = [cause for item in decision.pools if (cause := _pool_cause(context, item, seen, build_cause))]
     if surplus:
         causes.append(Cause(Reason.ROLLING_OUT, f"{', '.join(sorted(surplus))} of former pools still serve"))
     states = [state for item in decision.pools if (state := seen.pools.get(item.pool.name)) is not None]
@@ -161,7 +161,7 @@ def _building(need: Need, now: datetime) -> Cause:
     )
 
 
-def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> Cause | None:
+def _pool_cause(context: Context, item: PoolDecision, seen: Observation, build: Cause | None) -> Cause | None:
     """Why a pool does not serve this generation yet; None if it does."""
     name = item.pool.name
     state = seen.pools.get(name)
@@ -183,6 +183,9 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
             stalled=True,
         )
     reason = state.problem.reason if state.problem else Reason.ROLLING_OUT
+    if (tls := context.spec.service.tls_secret_ref) and not told:
+        # A pod waits for a volume in silence: only its events name what is missing.
+        told = f"; new pods need Secret {tls.name} (spec.service.tlsSecretRef)"
     return Cause(
         reason, f"pool {name}: pods wanted {state.wanted}, new {state.updated}, available {state.available}{told}"
     )

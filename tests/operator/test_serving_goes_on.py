@@ -12,7 +12,7 @@ from tests.support.operator import Acting, gpu_pool, manifest
 
 NEWER = {"name": "english_stt", "source": {"objectStore": {"uri": "s3://models/newer.nemo"}}}
 OTHER_STORAGE = {"uri": "s3://asr-models/prod", "endpoint": "http://elsewhere:9000", "secretRef": {"name": "b"}}
-RECREATE = {"rollout": {"strategy": "Recreate"}}
+RECREATE: dict[str, Any] = {"rollout": {"strategy": "Recreate"}}
 A_PASS = 3
 """Seconds in which the operator has certainly looked at a change."""
 
@@ -48,7 +48,7 @@ def serve(api: ApiServer, acting: Acting, **spec: object) -> str:
 def test_pods_stay_as_they_are_until_what_an_edit_needs_is_built(
     api: ApiServer, acting: Acting, change: dict[str, Any], strategy: str
 ) -> None:
-    rollout = {"rollout": {"strategy": strategy}}
+    rollout: dict[str, Any] = {"rollout": {"strategy": strategy}}
     first = serve(api, acting, **rollout)
     before = template(acting)
     api.apply(manifest(acting.namespace, **rollout, **change))

@@ -29,7 +29,7 @@ def template(acting: Acting, name: str = "english-cpu") -> dict[str, Any]:
     return dict(found["spec"]["template"])
 
 
-def serve(api: ApiServer, acting: Acting, **spec: object) -> str:
+def serve(api: ApiServer, acting: Acting, **spec: Any) -> str:  # noqa: ANN401 (any part of a spec)
     """Until it is Ready; returns the uid of the Job that built it."""
     api.apply(manifest(acting.namespace, **spec))
     job = acting.job("onnx")

@@ -1,7 +1,7 @@
 """One pass over one resource: read, decide, render, apply, observe, tell. The only composition of the parts."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -15,6 +15,7 @@ from asr_operator.decide import Decision, JobActions
 from asr_operator.errors import OperatorError, StalledError
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, observe
+from asr_operator.render.autoscaler import SCALED_OBJECT
 from asr_operator.render.children import desired
 from asr_operator.render.context import Context
 from asr_operator.render.deployment import Serving, deployment
@@ -24,7 +25,7 @@ from asr_operator.store import Key, Store
 Object = dict[str, Any]
 LOG = logging.getLogger(__name__)
 
-AUTOSCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
+AUTOSCALERS = ("HorizontalPodAutoscaler", SCALED_OBJECT)
 OPTIONAL_KINDS = ("NetworkPolicy", "PodMonitor", "PodDisruptionBudget", "Service")
 """Children that go as soon as they are not wanted. Deployments stay until the others serve."""
 REPAIR_EVENT_SECONDS = 600.0
@@ -102,7 +103,7 @@ class Reconciler:
         wanted = desired(context, serving, self.cluster.served, seen.pools, http=http)
         # Two autoscalers of one Deployment would fight, and KEDA refuses to be the second.
         self._prune(context, wanted, AUTOSCALERS)
-        refused = self._apply(context, body, wanted, now)
+        refused = self._apply(context, body, wanted, now) or _missing_keda(context, self.cluster.served)
         if refused is not None:
             raise refused
         self._prune(context, wanted, OPTIONAL_KINDS)
@@ -202,8 +203,6 @@ class Reconciler:
         refused: StalledError | None = None
         for item in wanted:
             try:
-                if item["kind"] not in self.cluster.served:
-                    raise _unknown_kind(item)
                 path = self.cluster.apply(item, uid=context.uid)
             except StalledError as error:
                 refused = refused or error
@@ -272,12 +271,19 @@ class Reconciler:
             LOG.warning("%s", error)
 
 
-def _unknown_kind(item: Object) -> StalledError:
-    """KEDA's ScaledObject is the one kind that is asked for by name and may be missing."""
-    return StalledError(
-        Reason.KEDA_MISSING,
-        f"{item['kind']} {item['metadata']['name']}: this cluster has no KEDA; install it, or write provider: HPA",
-    )
+def _missing_keda(context: Context, kinds: Container[str]) -> StalledError | None:
+    """Why a pool cannot be scaled, if KEDA is asked for and the cluster does not have it."""
+    for pool in context.spec.pools:
+        if (
+            pool.autoscaling is not None
+            and pool.autoscaling.provider is api.Provider.KEDA
+            and SCALED_OBJECT not in kinds
+        ):
+            return StalledError(
+                Reason.KEDA_MISSING,
+                f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
+            )
+    return None
 
 
 def _previous(body: Object) -> api.Status:

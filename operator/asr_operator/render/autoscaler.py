@@ -17,6 +17,8 @@ SCRAPES = 4
 """That a rate is computed from, so that one that is missed does not matter."""
 LEAST_WINDOW = 60
 """Seconds that a rate is computed over at least."""
+SCALED_OBJECT = "ScaledObject"
+"""KEDA's kind."""
 EXCLUDED_LABELS_ANNOTATION = "scaledobject.keda.sh/hpa-excluded-labels"
 """Of a ScaledObject, for KEDA: labels that its HorizontalPodAutoscaler is not to get, with commas between."""
 TEMPLATE_HASH_LENGTH = 10
@@ -69,7 +71,7 @@ def scaledobject(context: Context, pool: api.Pool, artifact: api.Artifact | None
     }
     return {
         "apiVersion": "keda.sh/v1alpha1",
-        "kind": "ScaledObject",
+        "kind": SCALED_OBJECT,
         "metadata": context.metadata(name, "autoscaler", labels={names.POOL_LABEL: pool.name}, annotations=annotations),
         "spec": {
             "scaleTargetRef": _target(name),

@@ -35,7 +35,7 @@ def desired(
         if serving is not None:
             found.append(deployment.deployment(context, pool, serving))
         artifact = None if serving is None else serving.artifact
-        scaled = autoscaler.scaledobject(context, pool, artifact)
+        scaled = autoscaler.scaledobject(context, pool, artifact) if autoscaler.SCALED_OBJECT in kinds else None
         # Not before there is something to scale: KEDA waits up to a quarter of an hour before it looks again.
         if serving is not None or pool.name in existing:
             found += [autoscaler.horizontalpodautoscaler(context, pool, artifact), scaled]

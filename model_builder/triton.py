@@ -21,17 +21,19 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from model_builder.errors import MissingExtraError, ServerError
+from model_builder.stop import StopRequest
 
 NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
 LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
 START_SECONDS = 600.0
 """A server that dies is noticed at once: this is for large models, many profiles to warm up, and slow disks."""
 STOP_SECONDS = 30.0
+POLL_SECONDS = 0.1
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
 SHARED_MEMORY_BYTES = 16 * 1024 * 1024
@@ -190,8 +192,12 @@ def _raise_exit(_signal: int, _frame: object) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exit that runs the clean-up, so that no server outlives the process that started it."""
-    if threading.current_thread() is not threading.main_thread():
+    """Turn SIGTERM into an exit that runs the clean-up, so that no server outlives the process that started it.
+
+    A program that handles SIGTERM itself goes on doing so.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     former = signal.signal(signal.SIGTERM, _raise_exit)
@@ -202,15 +208,19 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = None) -> Iterator[Server]:
+def serve(
+    repository: Path, *, ports: Ports | None = None, log: Path | None = None, stop: StopRequest | None = None
+) -> Iterator[Server]:
     """Run a Triton over `repository` while the block runs; entered when every model is ready.
 
     Args:
         repository: A Triton model repository.
         ports: Where to listen; free ones on loopback if None.
         log: Where the server's log goes; a temporary file if None.
+        stop: Looked at while the server starts and while it ends; None where signals raise exceptions instead.
 
     Raises:
+        StopRequestedError: `stop` asked for it before the server was ready.
         ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
     """
     with _terminable(), tempfile.TemporaryDirectory(prefix="triton-") as temporary:
@@ -225,6 +235,8 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
         else:
             backends, binary = NVIDIA_BACKENDS, nvidia
         log = log or folder / "triton.log"
+        stop = stop or StopRequest()  # that nobody makes
+        stop.check()
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command(repository.resolve(), backends, binary, ports),
@@ -236,15 +248,20 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
                 start_new_session=True,
             )
         try:
-            _await_ready(process, ports, log)
+            try:
+                _await_ready(process, ports, log, stop)
+            except BaseException:
+                _kill(process)  # nothing is in flight, and Triton would load all its models before it ends
+                raise
             yield Server(ports, process, log)
         finally:
-            _stop(process)
+            _stop(process, stop)
 
 
-def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
+def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path, stop: StopRequest) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        stop.check()
         if process.poll() is not None:
             raise ServerError(f"Triton stopped with {_exit_code(process.returncode)}:\n{errors_in(log)}")
         if b"failed to load" in log.read_bytes():
@@ -255,21 +272,27 @@ def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> N
                 if response.status == 200:  # noqa: PLR2004
                     return
         except (urllib.error.URLError, OSError):  # not listening yet, or models still loading
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
     raise ServerError(f"Triton was not ready after {START_SECONDS:.0f} s:\n{errors_in(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _stop(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
+    """End the server with what it has in flight; kill it when that takes too long, or nobody wants to wait."""
+    deadline = time.monotonic() + STOP_SECONDS
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        if process.stdin is not None:
-            process.stdin.close()  # the tether kills the server and its Python models
-        process.wait()
+        process.terminate()
+        while process.poll() is None and time.monotonic() < deadline and not stop.impatient:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Let the tether kill the server and its Python models, if they still run, and wait for that."""
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
 
 
 def errors_in(log: Path, lines: int = 12) -> str:

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_builder.errors import MissingExtraError, ServerError
+from model_builder.ports import reserve
 from model_builder.stop import StopRequest
 
 NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
@@ -55,14 +56,8 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Three ports that nobody listens on now."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        try:
-            grpc, http, metrics = (int(item.getsockname()[1]) for item in sockets)
-            return cls(grpc, http, metrics)
-        finally:
-            for item in sockets:
-                item.close()
+        """Three ports that no other program is given before this process ends."""
+        return cls(*reserve(3))
 
     def check(self) -> None:
         """Refuse ports that cannot be listened on, before a server is started in vain.

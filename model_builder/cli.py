@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from model_builder import __doc__ as description
-from model_builder import stop
+from model_builder import environment, stop
 from model_builder.errors import BuilderError, MissingExtraError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
 from model_builder.recipe import Engine, Frontend, Precision, Wire
@@ -209,8 +209,9 @@ def build(
     with_plan = ENGINES[engine].has_plan
     if precision is PrecisionChoice.bf16 and not with_plan:
         raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
-    folder = work or _default_work() / name
     with _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES), ExitStack() as held:
+        environment.use_writable_folders()
+        folder = work or _default_work() / name
         if with_plan:
             plan_pipeline.check_machine()  # before the checkpoint is exported in vain
         audio = held.enter_context(check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)))
@@ -329,11 +330,10 @@ def plan(
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
     _refuse_capability_alone(gpu_product, compute_capability)
-    folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
-    with (
-        _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES),
-        check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)) as audio,
-    ):
+    with _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES), ExitStack() as held:
+        environment.use_writable_folders()
+        folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
+        audio = held.enter_context(check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)))
         published = plan_pipeline.build(
             plan_pipeline.Options(
                 artifact=artifact_uri,

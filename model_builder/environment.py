@@ -29,7 +29,8 @@ def replacements(
 ) -> dict[str, str]:
     """Variables to set so that every cache can be written; none where that is so already.
 
-    HOME stays where it exists: credentials may be read from it.
+    HOME stays where it exists, since credentials may be read from it, unless it is `/`: containers give that to a user
+    of whom they know nothing.
 
     Args:
         environment: As it is.
@@ -38,7 +39,7 @@ def replacements(
     """
     changed: dict[str, str] = {}
     home = Path(environment.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 (Path.home raises without one)
-    if not home.is_dir():
+    if not home.is_dir() or (home == Path("/") and not is_writable(home)):
         home = fallback()
         changed["HOME"] = str(home)
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")

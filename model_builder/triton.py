@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 import urllib.error
@@ -25,12 +24,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_builder import triton_paths
 from model_builder.errors import MissingExtraError, ServerError
 from model_builder.ports import reserve
 from model_builder.stop import StopRequest
 
 NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
 LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
+BACKENDS = "backends"
 START_SECONDS = 600.0
 """A server that dies is noticed at once: this is for large models, many profiles to warm up, and slow disks."""
 STOP_SECONDS = 30.0
@@ -111,7 +112,7 @@ def _pytriton() -> Path:
 
 
 def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
-    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+    """Put the wheel's backends and ours together below `folder`; returns the server and its environment."""
     package = _pytriton()
     server = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -119,15 +120,25 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
     if not stub.is_file():
         raise ServerError(f"the Triton of nvidia-pytriton has no Python backend for Python {minor}")
     # Copies, not links: Triton refuses a backend whose files lie outside its folder.
-    shutil.copytree(server / "backends" / "python", folder / "python")
-    shutil.copy2(stub, folder / "python" / stub.name)
+    backends = folder / BACKENDS
+    shutil.copytree(server / "backends" / "python", backends / "python")
+    shutil.copy2(stub, backends / "python" / stub.name)
     for backend in LOCAL_BACKENDS.iterdir():
-        shutil.copytree(backend, folder / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
-    libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
+        shutil.copytree(backend, backends / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
+    # The dynamic loader expands `$` in its path and takes `;` for its end; PATH takes `:` for its own.
+    library = triton_paths.linked(package.parent / "nvidia_pytriton.libs", folder, "libraries")
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    programs = triton_paths.linked(Path(sys.prefix), folder, "environment") / "bin"
     environment = {
         # The Python backend embeds the interpreter that it finds on PATH: this virtual environment's.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "LD_LIBRARY_PATH": os.pathsep.join([*filter(None, libraries), os.environ.get("LD_LIBRARY_PATH", "")]),
+        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            [
+                str(library),
+                str(triton_paths.linked(own, folder, "python-libraries")),
+                os.environ.get("LD_LIBRARY_PATH", ""),
+            ]
+        ),
     }
     return str(server / "bin" / "tritonserver"), environment
 
@@ -218,23 +229,25 @@ def serve(
         StopRequestedError: `stop` asked for it before the server was ready.
         ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
     """
-    with _terminable(), tempfile.TemporaryDirectory(prefix="triton-") as temporary:
-        folder = Path(temporary)
+    with _terminable(), triton_paths.safe_folder("triton-") as folder:
         ports = ports or Ports.free()
         nvidia = _nvidia_server()
         environment: dict[str, str] = {}
         if nvidia is None:
-            backends = folder / "backends"
-            backends.mkdir()
-            binary, environment = _assemble_backends(backends)
+            with triton_paths.writing(folder):
+                binary, environment = _assemble_backends(folder)
+            backends = folder / BACKENDS
         else:
             backends, binary = NVIDIA_BACKENDS, nvidia
         log = log or folder / "triton.log"
         stop = stop or StopRequest()  # that nobody makes
         stop.check()
-        with log.open("wb") as output:
+        served = triton_paths.linked(repository.resolve(), folder, "repository")
+        with ExitStack() as held:
+            with triton_paths.writing(log):
+                output = held.enter_context(log.open("wb"))
             process = subprocess.Popen(
-                command(repository.resolve(), backends, binary, ports),
+                command(served, backends, binary, ports),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -586,13 +586,16 @@ def serve(
     """
     reporter = _reporter(json_log=json_log)
     with stop.noted() as request, _failures_reported(None, json_log=json_log):
-        from model_builder import triton, triton_paths  # noqa: PLC0415
+        from model_builder import shared_memory, triton, triton_paths  # noqa: PLC0415
 
         log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
         ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
         version = triton.version()
         ports.check()
         triton_paths.check_repository(repository_dir)
+        needs, free = triton.shared_memory_needs(repository_dir), shared_memory.free()
+        if free < needs.total:
+            reporter.info(f"warning: {needs.shortage(free)}, so requests may fail; {needs.advice}")
         reporter.info("Triton starts", version=version, log=log)
         try:
             with triton.serve(repository_dir, ports=ports, log=log, stop=request) as server:

@@ -24,7 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_builder import triton_paths
+from model_builder import shared_memory, triton_paths
 from model_builder.errors import MissingExtraError, ServerError
 from model_builder.ports import reserve
 from model_builder.stop import StopRequest
@@ -38,10 +38,6 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
-SHARED_MEMORY_BYTES = 16 * 1024 * 1024
-"""Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
-
-
 WITHOUT_GPU = ("CudaDriverHelper has not been", "unable to create stream for", "Failed to initialize NVML")
 """Errors that Triton logs wherever there is no GPU, and serves."""
 
@@ -99,6 +95,12 @@ def tensorrt_version() -> str | None:
     return os.environ.get("TRT_VERSION") if _nvidia_server() is not None else None
 
 
+def shared_memory_needs(repository: Path) -> shared_memory.Needs:
+    """Shared memory that the Python models of `repository` take in the server that `serve` would start."""
+    local = [] if _nvidia_server() is not None else [backend.name for backend in LOCAL_BACKENDS.iterdir()]
+    return shared_memory.needs(repository, {"python", *local})
+
+
 def _nvidia_server() -> str | None:
     return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
 
@@ -143,8 +145,8 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
     return str(server / "bin" / "tritonserver"), environment
 
 
-def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
-    """The server's command line."""
+def command(repository: Path, backends: Path, binary: str, ports: Ports, *, region: int) -> list[str]:
+    """The server's command line; the shared memory of each Python model starts with `region` bytes."""
     regions = f"triton-{uuid.uuid4().hex}-"
     return [
         *(sys.executable, "-m", "model_builder.tether", regions),
@@ -155,7 +157,7 @@ def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list
         "--strict-readiness=true",
         "--exit-on-error=true",
         "--disable-auto-complete-config",
-        f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-default-byte-size={region}",
         f"--backend-config=python,shm-region-prefix-name={regions}",
         f"--grpc-address={ports.host}",
         f"--http-address={ports.host}",
@@ -228,6 +230,8 @@ def serve(
     Raises:
         StopRequestedError: `stop` asked for it before the server was ready.
         ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
+            Or there is too little shared memory.
+        WorkFolderError: The temporary folder, or `log`, cannot be written.
     """
     with _terminable(), triton_paths.safe_folder("triton-") as folder:
         ports = ports or Ports.free()
@@ -242,12 +246,13 @@ def serve(
         log = log or folder / "triton.log"
         stop = stop or StopRequest()  # that nobody makes
         stop.check()
+        region = shared_memory_needs(repository).start(shared_memory.free())
         served = triton_paths.linked(repository.resolve(), folder, "repository")
         with ExitStack() as held:
             with triton_paths.writing(log):
                 output = held.enter_context(log.open("wb"))
             process = subprocess.Popen(
-                command(served, backends, binary, ports),
+                command(served, backends, binary, ports, region=region),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from model_builder import __doc__ as description
 from model_builder import environment, stop
-from model_builder.errors import BuilderError, MissingExtraError
+from model_builder.errors import BuilderError, MissingExtraError, WorkFolderError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
 from model_builder.recipe import Engine, Frontend, Precision, Wire
 
@@ -588,7 +588,6 @@ def serve(
     with stop.noted() as request, _failures_reported(None, json_log=json_log):
         from model_builder import shared_memory, triton, triton_paths  # noqa: PLC0415
 
-        log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
         ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
         version = triton.version()
         ports.check()
@@ -596,6 +595,7 @@ def serve(
         needs, free = triton.shared_memory_needs(repository_dir), shared_memory.free()
         if free < needs.total:
             reporter.info(f"warning: {needs.shortage(free)}, so requests may fail; {needs.advice}")
+        log = triton_paths.new_log("triton-")
         reporter.info("Triton starts", version=version, log=log)
         try:
             with triton.serve(repository_dir, ports=ports, log=log, stop=request) as server:
@@ -625,7 +625,10 @@ def _terminate(path: Path | None, result: dict[str, Any]) -> None:
         return
     while len(text := json.dumps(result, ensure_ascii=False).encode()) > TERMINATION_BYTES and result.get("message"):
         result = result | {"message": result["message"][: len(result["message"]) * 9 // 10]}
-    path.write_bytes(text)
+    try:
+        path.write_bytes(text)
+    except OSError as error:  # the result itself matters more, and comes on the other ways
+        Console(stderr=True, highlight=False).print(f"cannot write {path}: {error.strerror}", markup=False)
 
 
 @contextmanager
@@ -665,7 +668,8 @@ def _errors_told(
 def _failures_reported(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
     """Report a failure in one line, to people, to logs and to the termination log, and exit with its code."""
     try:
-        yield
+        with _folders_reported():
+            yield
     except BuilderError as error:
         result = {"reason": error.reason, "message": str(error), "transient": error.transient}
         _terminate(termination_log, result)
@@ -676,6 +680,18 @@ def _failures_reported(termination_log: Path | None, *, json_log: bool) -> Itera
                 f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep=""
             )
         raise typer.Exit(error.exit_code) from error
+
+
+@contextmanager
+def _folders_reported() -> Iterator[None]:
+    """Turn what the system says of files and folders into an error of this program, whichever command met it."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        where = error.filename or "a folder"
+        raise WorkFolderError(f"cannot use {where}: {error.strerror or error}") from error
 
 
 def this_machine_directly(environment: Mapping[str, str]) -> dict[str, str]:

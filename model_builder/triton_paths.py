@@ -21,6 +21,7 @@ LONGEST = 512
 CONFIG = "config.pbtxt"
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # noqa: S108 (a folder of our own is made there)
 """Where the links go when the temporary folder itself has an unsafe name."""
+ADVICE = "set TMPDIR to a folder that can be written and has room"
 
 
 def is_safe(path: Path) -> bool:
@@ -44,21 +45,15 @@ def safe_folder(prefix: str) -> Iterator[Path]:
     Raises:
         WorkFolderError: There is none that can be written, or it is full.
     """
-    advice = "set TMPDIR to a folder that can be written and has room"
-    try:
-        first = Path(tempfile.gettempdir())
-    except FileNotFoundError as error:
-        raise WorkFolderError(f"there is no temporary folder that can be written; {advice}") from error
+    first = temporary_folder()
     places = [place for place in (first, *map(Path, PLACES)) if is_safe(place) and os.access(place, os.W_OK | os.X_OK)]
     if not places:
         raise WorkFolderError(
             f"{first} cannot hold Triton's files, since its path has other characters than letters and digits; set "
             "TMPDIR to another folder"
         )
-    try:
+    with writing(places[0] / prefix):
         folder = Path(tempfile.mkdtemp(prefix=prefix, dir=places[0]))
-    except OSError as error:
-        raise WorkFolderError(f"cannot write below {places[0]}: {error.strerror}; {advice}") from error
     try:
         yield folder
     finally:
@@ -75,11 +70,32 @@ def writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # That of shutil.copytree holds a list of those of the single files.
-        reason = error.strerror or (error.args[0][0][2] if isinstance(error, shutil.Error) else error)
-        raise WorkFolderError(
-            f"cannot write below {folder.parent}: {reason}; set TMPDIR to a folder that can be written and has room"
-        ) from error
+        # That of shutil.copytree holds a list of those of the single files, as text.
+        reason = error.strerror or str(error.args[0][0][2]).partition(": ")[0]
+        raise WorkFolderError(f"cannot write below {folder.parent}: {reason}; {ADVICE}") from error
+
+
+def temporary_folder() -> Path:
+    """The temporary folder of this user.
+
+    Raises:
+        WorkFolderError: There is none that can be written.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise WorkFolderError(f"there is no temporary folder that can be written; {ADVICE}") from error
+
+
+def new_log(prefix: str) -> Path:
+    """An empty file in the temporary folder, which stays.
+
+    Raises:
+        WorkFolderError: It cannot be written.
+    """
+    folder = temporary_folder()
+    with writing(folder / prefix), tempfile.NamedTemporaryFile(prefix=prefix, suffix=".log", delete=False) as file:
+        return Path(file.name)
 
 
 def check_repository(repository: Path) -> None:

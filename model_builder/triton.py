@@ -54,7 +54,8 @@ class Ports:
     @classmethod
     def free(cls) -> "Ports":
         """Three ports that no other program is given before this process ends."""
-        return cls(*reserve(3))
+        grpc, http, metrics = reserve(3)
+        return cls(grpc, http, metrics)
 
     def check(self) -> None:
         """Refuse ports that cannot be listened on, before a server is started in vain.

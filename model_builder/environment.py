@@ -39,7 +39,9 @@ def replacements(
     """
     changed: dict[str, str] = {}
     home = Path(environment.get("HOME") or os.path.expanduser("~"))  # noqa: PTH111 (Path.home raises without one)
-    if not home.is_dir() or (home == Path("/") and not is_writable(home)):
+    # No folder, or one that this user may not enter.
+    nothing_to_read = not os.access(f"{home}/.", os.X_OK)
+    if nothing_to_read or (home == Path("/") and not is_writable(home)):
         home = fallback()
         changed["HOME"] = str(home)
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
@@ -59,7 +61,8 @@ def replacements(
 
 def is_writable(folder: Path) -> bool:
     """Whether a file can be made in `folder`, or in that above it where it has yet to be made."""
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # What this user may not even look at counts as missing, and the folder above it decides.
+    existing = next((path for path in (folder, *folder.absolute().parents) if os.access(path, os.F_OK)), Path("/"))
     try:
         tempfile.TemporaryFile(dir=existing).close()
     except OSError:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from model_builder import cli
     ids=["fetch, verify and inspect", "build and plan"],
 )
 def test_only_a_build_promises_to_continue(
-    number: signal.Signals, code: int, options: dict[str, str], told: str, capsys: pytest.CaptureFixture[str]
+    number: signal.Signals, code: int, options: dict[str, Any], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended, cli._errors_told(None, json_log=False, **options):
         os.kill(os.getpid(), number)

@@ -38,6 +38,8 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.1
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
+MEMORY_EXHAUSTED = "shared memory pool"
+"""In the error of a request for which /dev/shm had no room: no fault of the model's."""
 WITHOUT_GPU = ("CudaDriverHelper has not been", "unable to create stream for", "Failed to initialize NVML")
 """Errors that Triton logs wherever there is no GPU, and serves."""
 

@@ -34,8 +34,6 @@ from model_builder.repository.config import acoustic_inputs, acoustic_roles
 from model_builder.stages.check import Heard
 
 CONCURRENCY = 32
-SHARED_MEMORY = "shared memory pool"
-"""In what Triton says when /dev/shm is full, which is no fault of the model."""
 MAX_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-2, Precision.FP16: 0.25, Precision.BF16: 2.0}
 """Of any step. A sound FP32 build has 1e-5 and FP16 0.02; a window that is off by one sample 0.02, a weight matrix
 scaled by 1.05 0.04, one that is zeroed or doubled 0.5 to 1.2."""
@@ -67,7 +65,7 @@ def run(
                 heard = {role: asyncio.run(_heard(url, recipe, role, audio, task)) for role in roles}
             except TranscriptionError as error:
                 server.check_alive()
-                if SHARED_MEMORY in str(error):
+                if triton.MEMORY_EXHAUSTED in str(error):
                     needs = triton.shared_memory_needs(repository)
                     raise ServerError(f"{error}; {needs.advice}") from error
                 if isinstance(error, ServerUnavailableError) or is_lost(error):

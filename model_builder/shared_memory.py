@@ -76,7 +76,8 @@ def needs(repository: Path, python_backends: Collection[str]) -> Needs:
         repository: A Triton model repository; a model whose configuration cannot be read is Triton's to refuse.
         python_backends: Backends that are written in Python.
     """
-    models, batches = 0, {}
+    models = 0
+    batches: dict[str, int] = {}
     for path in repository.glob("*/config.pbtxt"):
         config = _read(path)
         if config is not None and config.backend in python_backends:

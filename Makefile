@@ -24,7 +24,9 @@ CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.g
 CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
 DEFINITIONS := .cache/definitions/.downloaded
 CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
-GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
+GO_BUILD = env GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
+# A line of progress in the place of what it prints, all of which is shown when it fails.
+WITH_PROGRESS = $(CURDIR)/tests/support/with-progress
 
 # A company's own certificates, where the system has them.
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
@@ -111,26 +113,27 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(UV)
 	@touch $@
 
 $(S3_SERVER): $(VENV)/.installed
-	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
-	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+	@[ -x $@ ] && touch $@ && exit 0; mkdir -p $(@D) && $(WITH_PROGRESS) \
+	  "Building the S3 server for tests and demo (2 minutes on two cores, once)" \
+	  env GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
 
 .cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
-	@echo "Building Kubernetes for demo and tests (10 minutes on two cores the first time)"
-	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
+	@cd tests/cluster/binary && $(WITH_PROGRESS) "Building Kubernetes for demo and tests (10 minutes on two cores the first time)" \
+	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
 
 .cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
-	@cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
+	@cd tests/cluster/binary && $(WITH_PROGRESS) "Building helm for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ \
+	  -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
 	  helm.sh/helm/v3/cmd/helm
 
 # Of all the places that Prometheus can look for targets, only Kubernetes is built in.
 .cache/bin/prometheus .cache/bin/promtool: tests/cluster/prometheus/go.sum | .cache/bin/kube-node
-	@echo "Building $(@F) for demo and tests"
-	@cd tests/cluster/prometheus && $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
+	@cd tests/cluster/prometheus && $(WITH_PROGRESS) "Building $(@F) for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
 	  github.com/prometheus/prometheus/cmd/$(@F)
 
 .cache/bin/keda-operator .cache/bin/keda-adapter: tests/cluster/keda/go.sum | $(VENV)/.installed
-	@echo "Building $(@F) for benchmarks (11 CPU minutes for both the first time)"
-	@cd tests/cluster/keda && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" \
+	@cd tests/cluster/keda && $(WITH_PROGRESS) "Building $(@F) for benchmarks (11 CPU minutes for both the first time)" \
+	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" \
 	  github.com/kedacore/keda/v2/cmd/$(@F:keda-%=%)
 
 # Other projects' kinds, which the chart and the examples are checked against (40 MB).
@@ -138,7 +141,8 @@ $(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
 	@python -m tests.support.definitions && touch $@
 
 .cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
-	@mkdir -p $(@D) && cd tests/cluster/binary && $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
+	@mkdir -p $(@D) && cd tests/cluster/binary && $(WITH_PROGRESS) "Building the clusters' pause program" \
+	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
 
 # No service of these packages is started: a policy-rc.d of our own says so while they are installed.
 .cache/cluster-packages: Makefile
@@ -147,8 +151,7 @@ $(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
 	  echo "Not a Debian system: make sure that these are there: $(CLUSTER_PACKAGES)"; \
 	elif dpkg-query -W $(CLUSTER_PACKAGES) >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ]; then \
-	  echo "Installing system packages: $(CLUSTER_PACKAGES)"; \
-	  tests/cluster/install-packages $(CLUSTER_PACKAGES); \
+	  $(WITH_PROGRESS) "Installing system packages: $(CLUSTER_PACKAGES)" tests/cluster/install-packages $(CLUSTER_PACKAGES); \
 	else \
 	  echo "Please install as root: apt-get install $(CLUSTER_PACKAGES)"; exit 1; \
 	fi

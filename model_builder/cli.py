@@ -19,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 from model_builder import __doc__ as description
-from model_builder.errors import BuilderError, MissingExtraError
+from model_builder import environment, stop
+from model_builder.errors import BuilderError, MissingExtraError, WorkFolderError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
 from model_builder.recipe import Engine, Frontend, Precision, Wire
 
@@ -74,6 +75,7 @@ ENGINES = {
     EngineChoice.both: Engine.BOTH,
 }
 TERMINATION_BYTES = 4096
+CONTINUES = "interrupted; the next run continues"
 MAX_SHAPE_SECONDS, MAX_SHAPE_BATCH = 640, 512
 """Of `--shape`: what a recipe allows, and the padding of its longest audio."""
 FRONTENDS = {FrontendChoice.numpy: Frontend.NUMPY, FrontendChoice.nemo: Frontend.NEMO}
@@ -207,8 +209,9 @@ def build(
     with_plan = ENGINES[engine].has_plan
     if precision is PrecisionChoice.bf16 and not with_plan:
         raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
-    folder = work or _default_work() / name
-    with _errors_told(termination_log, json_log=json_log), ExitStack() as held:
+    with _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES), ExitStack() as held:
+        environment.use_writable_folders()
+        folder = work or _default_work() / name
         if with_plan:
             plan_pipeline.check_machine()  # before the checkpoint is exported in vain
         audio = held.enter_context(check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)))
@@ -327,11 +330,10 @@ def plan(
     if not ENGINES[engine].has_plan:
         raise typer.BadParameter("a plan is for tensorrt, or for both", param_hint="--engine")
     _refuse_capability_alone(gpu_product, compute_capability)
-    folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
-    with (
-        _errors_told(termination_log, json_log=json_log),
-        check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)) as audio,
-    ):
+    with _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES), ExitStack() as held:
+        environment.use_writable_folders()
+        folder = work or _default_work() / f"plan-{artifact_uri.rstrip('/').rpartition('/')[2]}"
+        audio = held.enter_context(check_audio_stage.brought(check_audio, folder, _reporter(json_log=json_log)))
         published = plan_pipeline.build(
             plan_pipeline.Options(
                 artifact=artifact_uri,
@@ -582,30 +584,35 @@ def serve(
 
     In NVIDIA's image that is its tritonserver; elsewhere a CPU build from a Python package.
     """
-    from model_builder import triton  # noqa: PLC0415
-
     reporter = _reporter(json_log=json_log)
-    with _errors_told(None, json_log=json_log):
-        log = Path(tempfile.gettempdir()) / f"triton-{os.getpid()}.log"
+    with stop.noted() as request, _failures_reported(None, json_log=json_log):
+        from model_builder import shared_memory, triton, triton_paths  # noqa: PLC0415
+
         ports = triton.Ports(grpc=grpc_port, http=http_port, metrics=metrics_port)
         version = triton.version()
         ports.check()
+        triton_paths.check_repository(repository_dir)
+        needs, free = triton.shared_memory_needs(repository_dir), shared_memory.free()
+        if free < needs.total:
+            reporter.info(f"warning: {needs.shortage(free)}, so requests may fail; {needs.advice}")
+        log = triton_paths.new_log("triton-")
         reporter.info("Triton starts", version=version, log=log)
-        with triton.serve(repository_dir, ports=ports, log=log) as server:
-            reporter.info(
-                "ready; stop with Ctrl-C",
-                grpc=ports.grpc_url,
-                http=f"http://{ports.host}:{ports.http}",
-                metrics=f"http://{ports.host}:{ports.metrics}/metrics",
-            )
-            try:
-                while server.process.poll() is None:
-                    time.sleep(0.2)
-            except (KeyboardInterrupt, SystemExit) as asked:
+        try:
+            with triton.serve(repository_dir, ports=ports, log=log, stop=request) as server:
+                reporter.info(
+                    "ready; stop with Ctrl-C",
+                    grpc=ports.grpc_url,
+                    http=f"http://{ports.host}:{ports.http}",
+                    metrics=f"http://{ports.host}:{ports.metrics}/metrics",
+                )
+                while request.first is None:
+                    server.check_alive()
+                    time.sleep(triton.POLL_SECONDS)
                 reporter.info("Triton stops")
-                number = signal.SIGINT if isinstance(asked, KeyboardInterrupt) else signal.SIGTERM
-                raise typer.Exit(128 + number) from asked
-            server.check_alive()
+        except stop.StopRequestedError:
+            reporter.info("stopped before Triton was ready")
+        if request.first is not None:
+            raise typer.Exit(128 + request.first)
 
 
 def _reporter(*, json_log: bool) -> Reporter:
@@ -618,14 +625,24 @@ def _terminate(path: Path | None, result: dict[str, Any]) -> None:
         return
     while len(text := json.dumps(result, ensure_ascii=False).encode()) > TERMINATION_BYTES and result.get("message"):
         result = result | {"message": result["message"][: len(result["message"]) * 9 // 10]}
-    path.write_bytes(text)
+    try:
+        path.write_bytes(text)
+    except OSError as error:  # the result itself matters more, and comes on the other ways
+        Console(stderr=True, highlight=False).print(f"cannot write {path}: {error.strerror}", markup=False)
 
 
 @contextmanager
-def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
-    """Tell a failure in one line, to people, to logs and to the termination log, and exit with its code.
+def _errors_told(
+    termination_log: Path | None, *, json_log: bool, interrupted: str = "interrupted; run it again"
+) -> Iterator[None]:
+    """Report a failure or an interruption in one line, and exit with its code.
 
     SIGTERM becomes an exit that runs the clean-up, as Ctrl-C is by itself.
+
+    Args:
+        termination_log: Where the result goes as JSON, too.
+        json_log: Write JSON instead of text.
+        interrupted: What an interruption means for this command.
     """
 
     def leave(_signal: int, _frame: object) -> None:
@@ -633,7 +650,26 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
 
     former = signal.signal(signal.SIGTERM, leave)
     try:
-        yield
+        with _failures_reported(termination_log, json_log=json_log):
+            yield
+    except (KeyboardInterrupt, SystemExit) as error:
+        code = 130 if isinstance(error, KeyboardInterrupt) else error.code
+        _terminate(termination_log, {"reason": "Interrupted", "message": interrupted, "transient": True})
+        if json_log:
+            JsonReporter().error(interrupted, reason="Interrupted", exit_code=code)
+        else:
+            Console(stderr=True, highlight=False).print(f"[red]Interrupted:[/] {interrupted}", soft_wrap=True)
+        raise SystemExit(code) from error
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def _failures_reported(termination_log: Path | None, *, json_log: bool) -> Iterator[None]:
+    """Report a failure in one line, to people, to logs and to the termination log, and exit with its code."""
+    try:
+        with _folders_reported():
+            yield
     except BuilderError as error:
         result = {"reason": error.reason, "message": str(error), "transient": error.transient}
         _terminate(termination_log, result)
@@ -644,17 +680,18 @@ def _errors_told(termination_log: Path | None, *, json_log: bool) -> Iterator[No
                 f"[red]{error.reason}:[/] ", error, soft_wrap=True, markup=True, sep=""
             )
         raise typer.Exit(error.exit_code) from error
-    except (KeyboardInterrupt, SystemExit) as error:
-        code = 130 if isinstance(error, KeyboardInterrupt) else error.code
-        message = "interrupted; the next run continues"
-        _terminate(termination_log, {"reason": "Interrupted", "message": message, "transient": True})
-        if json_log:
-            JsonReporter().error(message, reason="Interrupted", exit_code=code)
-        else:
-            Console(stderr=True, highlight=False).print(f"[red]Interrupted:[/] {message}", soft_wrap=True)
-        raise SystemExit(code) from error
-    finally:
-        signal.signal(signal.SIGTERM, former)
+
+
+@contextmanager
+def _folders_reported() -> Iterator[None]:
+    """Turn what the system says of files and folders into an error of this program, whichever command met it."""
+    try:
+        yield
+    except (ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        where = error.filename or "a folder"
+        raise WorkFolderError(f"cannot use {where}: {error.strerror or error}") from error
 
 
 def this_machine_directly(environment: Mapping[str, str]) -> dict[str, str]:

@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving.text import SPACE, Vocabulary
+from model_builder import environment
 from model_builder.checkpoint import SUPPORTED_TEXT, Description
-from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError
+from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError, WorkFolderError
 
 Floats = npt.NDArray[np.float32]
 
@@ -49,6 +50,10 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
             from nemo.utils import logging as nemo_logging  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError(f"NeMo cannot be imported ({error})", "builder") from error
+    except (OSError, RuntimeError) as error:
+        if advice := environment.unwritable_cache(error):
+            raise WorkFolderError(advice) from error
+        raise
     nemo_logging.setLevel(logging.CRITICAL)  # what it raises is told once, without its tracebacks
     return nemo_asr
 
@@ -63,6 +68,7 @@ class Checkpoint:
             CheckpointError: NeMo refuses it.
             UnsupportedCheckpointError: It holds no CTC head or a tokenizer that is not supported.
             MissingExtraError: NeMo is not installed.
+            WorkFolderError: A library cannot write its cache.
         """
         nemo_asr = _import()
         from nemo.core.connectors.save_restore_connector import SaveRestoreConnector  # noqa: PLC0415
@@ -77,6 +83,8 @@ class Checkpoint:
                     str(description.folder), map_location="cpu", save_restore_connector=connector
                 )
         except Exception as error:
+            if advice := environment.unwritable_cache(error):
+                raise WorkFolderError(advice) from error
             # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}") from error

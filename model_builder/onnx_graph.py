@@ -1,6 +1,5 @@
 """Work on ONNX files: joining, precision, running. Adapter of onnx and onnxruntime."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -145,7 +144,6 @@ class Session:
     """ONNX Runtime on the CPU."""
 
     def __init__(self, path: Path) -> None:
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the module is loaded
         import onnxruntime  # noqa: PLC0415
 
         options = onnxruntime.SessionOptions()

@@ -22,7 +22,20 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108
 
 def main(regions: str, command: list[str]) -> int:
     """Run `command` to its end and remove its `regions`; returns its exit code, 128 + N for signal N."""
+    stopping = False
+    server: subprocess.Popen[bytes] | None = None
+
+    def terminate(_signal: int, _frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+        if server is not None:
+            server.terminate()
+
+    # Before there is a server: SIGTERM would else end this process alone.
+    signal.signal(signal.SIGTERM, terminate)
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    if stopping:
+        server.terminate()
 
     def kill_group() -> None:
         with suppress(ProcessLookupError):  # none is left
@@ -32,7 +45,6 @@ def main(regions: str, command: list[str]) -> int:
         sys.stdin.buffer.read()
         kill_group()
 
-    signal.signal(signal.SIGTERM, lambda _signal, _frame: server.terminate())
     threading.Thread(target=watch, daemon=True).start()
     code = server.wait()
     kill_group()

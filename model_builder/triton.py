@@ -14,30 +14,32 @@ import socket
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_builder import shared_memory, triton_paths
 from model_builder.errors import MissingExtraError, ServerError
+from model_builder.ports import reserve
+from model_builder.stop import StopRequest
 
 NVIDIA_BACKENDS = Path("/opt/tritonserver/backends")
 LOCAL_BACKENDS = Path(__file__).parent / "triton_backends"
+BACKENDS = "backends"
 START_SECONDS = 600.0
 """A server that dies is noticed at once: this is for large models, many profiles to warm up, and slow disks."""
 STOP_SECONDS = 30.0
+POLL_SECONDS = 0.1
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
-SHARED_MEMORY_BYTES = 16 * 1024 * 1024
-"""Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
-
-
+MEMORY_EXHAUSTED = "shared memory pool"
+"""In the error of a request for which /dev/shm had no room: no fault of the model's."""
 WITHOUT_GPU = ("CudaDriverHelper has not been", "unable to create stream for", "Failed to initialize NVML")
 """Errors that Triton logs wherever there is no GPU, and serves."""
 
@@ -53,14 +55,9 @@ class Ports:
 
     @classmethod
     def free(cls) -> "Ports":
-        """Three ports that nobody listens on now."""
-        sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-        try:
-            grpc, http, metrics = (int(item.getsockname()[1]) for item in sockets)
-            return cls(grpc, http, metrics)
-        finally:
-            for item in sockets:
-                item.close()
+        """Three ports that no other program is given before this process ends."""
+        grpc, http, metrics = reserve(3)
+        return cls(grpc, http, metrics)
 
     def check(self) -> None:
         """Refuse ports that cannot be listened on, before a server is started in vain.
@@ -101,6 +98,12 @@ def tensorrt_version() -> str | None:
     return os.environ.get("TRT_VERSION") if _nvidia_server() is not None else None
 
 
+def shared_memory_needs(repository: Path) -> shared_memory.Needs:
+    """Shared memory that the Python models of `repository` take in the server that `serve` would start."""
+    local = [] if _nvidia_server() is not None else [backend.name for backend in LOCAL_BACKENDS.iterdir()]
+    return shared_memory.needs(repository, {"python", *local})
+
+
 def _nvidia_server() -> str | None:
     return shutil.which("tritonserver") if NVIDIA_BACKENDS.is_dir() else None
 
@@ -114,7 +117,7 @@ def _pytriton() -> Path:
 
 
 def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
-    """Put the wheel's server and our backends together in `folder`; returns the binary and its environment."""
+    """Put the wheel's backends and ours together below `folder`; returns the server and its environment."""
     package = _pytriton()
     server = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -122,21 +125,31 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
     if not stub.is_file():
         raise ServerError(f"the Triton of nvidia-pytriton has no Python backend for Python {minor}")
     # Copies, not links: Triton refuses a backend whose files lie outside its folder.
-    shutil.copytree(server / "backends" / "python", folder / "python")
-    shutil.copy2(stub, folder / "python" / stub.name)
+    backends = folder / BACKENDS
+    shutil.copytree(server / "backends" / "python", backends / "python")
+    shutil.copy2(stub, backends / "python" / stub.name)
     for backend in LOCAL_BACKENDS.iterdir():
-        shutil.copytree(backend, folder / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
-    libraries = [str(package.parent / "nvidia_pytriton.libs"), sysconfig.get_config_var("LIBDIR") or ""]
+        shutil.copytree(backend, backends / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
+    # The dynamic loader expands `$` in its path and takes `;` for its end; PATH takes `:` for its own.
+    library = triton_paths.linked(package.parent / "nvidia_pytriton.libs", folder, "libraries")
+    own = Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib")
+    programs = triton_paths.linked(Path(sys.prefix), folder, "environment") / "bin"
     environment = {
         # The Python backend embeds the interpreter that it finds on PATH: this virtual environment's.
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "LD_LIBRARY_PATH": os.pathsep.join([*filter(None, libraries), os.environ.get("LD_LIBRARY_PATH", "")]),
+        "PATH": os.pathsep.join([str(programs), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(
+            [
+                str(library),
+                str(triton_paths.linked(own, folder, "python-libraries")),
+                os.environ.get("LD_LIBRARY_PATH", ""),
+            ]
+        ),
     }
     return str(server / "bin" / "tritonserver"), environment
 
 
-def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list[str]:
-    """The server's command line."""
+def command(repository: Path, backends: Path, binary: str, ports: Ports, *, region: int) -> list[str]:
+    """The server's command line; the shared memory of each Python model starts with `region` bytes."""
     regions = f"triton-{uuid.uuid4().hex}-"
     return [
         *(sys.executable, "-m", "model_builder.tether", regions),
@@ -147,7 +160,7 @@ def command(repository: Path, backends: Path, binary: str, ports: Ports) -> list
         "--strict-readiness=true",
         "--exit-on-error=true",
         "--disable-auto-complete-config",
-        f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-default-byte-size={region}",
         f"--backend-config=python,shm-region-prefix-name={regions}",
         f"--grpc-address={ports.host}",
         f"--http-address={ports.host}",
@@ -190,8 +203,12 @@ def _raise_exit(_signal: int, _frame: object) -> None:
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """Turn SIGTERM into an exit that runs the clean-up, so that no server outlives the process that started it."""
-    if threading.current_thread() is not threading.main_thread():
+    """Turn SIGTERM into an exit that runs the clean-up, so that no server outlives the process that started it.
+
+    A program that handles SIGTERM itself goes on doing so.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
         yield
         return
     former = signal.signal(signal.SIGTERM, _raise_exit)
@@ -202,32 +219,43 @@ def _terminable() -> Iterator[None]:
 
 
 @contextmanager
-def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = None) -> Iterator[Server]:
+def serve(
+    repository: Path, *, ports: Ports | None = None, log: Path | None = None, stop: StopRequest | None = None
+) -> Iterator[Server]:
     """Run a Triton over `repository` while the block runs; entered when every model is ready.
 
     Args:
         repository: A Triton model repository.
         ports: Where to listen; free ones on loopback if None.
         log: Where the server's log goes; a temporary file if None.
+        stop: Looked at while the server starts and while it ends; None where signals raise exceptions instead.
 
     Raises:
+        StopRequestedError: `stop` asked for it before the server was ready.
         ServerError: It is not installed, does not start, or a model does not load; the message holds the log's errors.
+            Or there is too little shared memory.
+        WorkFolderError: The temporary folder, or `log`, cannot be written.
     """
-    with _terminable(), tempfile.TemporaryDirectory(prefix="triton-") as temporary:
-        folder = Path(temporary)
+    with _terminable(), triton_paths.safe_folder("triton-") as folder:
         ports = ports or Ports.free()
         nvidia = _nvidia_server()
         environment: dict[str, str] = {}
         if nvidia is None:
-            backends = folder / "backends"
-            backends.mkdir()
-            binary, environment = _assemble_backends(backends)
+            with triton_paths.writing(folder):
+                binary, environment = _assemble_backends(folder)
+            backends = folder / BACKENDS
         else:
             backends, binary = NVIDIA_BACKENDS, nvidia
         log = log or folder / "triton.log"
-        with log.open("wb") as output:
+        stop = stop or StopRequest()  # that nobody makes
+        stop.check()
+        region = shared_memory_needs(repository).start(shared_memory.free())
+        served = triton_paths.linked(repository.resolve(), folder, "repository")
+        with ExitStack() as held:
+            with triton_paths.writing(log):
+                output = held.enter_context(log.open("wb"))
             process = subprocess.Popen(
-                command(repository.resolve(), backends, binary, ports),
+                command(served, backends, binary, ports, region=region),
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -236,15 +264,20 @@ def serve(repository: Path, *, ports: Ports | None = None, log: Path | None = No
                 start_new_session=True,
             )
         try:
-            _await_ready(process, ports, log)
+            try:
+                _await_ready(process, ports, log, stop)
+            except BaseException:
+                _kill(process)  # nothing is in flight, and Triton would load all its models before it ends
+                raise
             yield Server(ports, process, log)
         finally:
-            _stop(process)
+            _stop(process, stop)
 
 
-def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> None:
+def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path, stop: StopRequest) -> None:
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
+        stop.check()
         if process.poll() is not None:
             raise ServerError(f"Triton stopped with {_exit_code(process.returncode)}:\n{errors_in(log)}")
         if b"failed to load" in log.read_bytes():
@@ -255,21 +288,27 @@ def _await_ready(process: subprocess.Popen[bytes], ports: Ports, log: Path) -> N
                 if response.status == 200:  # noqa: PLR2004
                     return
         except (urllib.error.URLError, OSError):  # not listening yet, or models still loading
-            time.sleep(0.1)
+            time.sleep(POLL_SECONDS)
     raise ServerError(f"Triton was not ready after {START_SECONDS:.0f} s:\n{errors_in(log)}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _stop(process: subprocess.Popen[bytes], stop: StopRequest) -> None:
+    """End the server with what it has in flight; kill it when that takes too long, or nobody wants to wait."""
+    deadline = time.monotonic() + STOP_SECONDS
     try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        if process.stdin is not None:
-            process.stdin.close()  # the tether kills the server and its Python models
-        process.wait()
+        process.terminate()
+        while process.poll() is None and time.monotonic() < deadline and not stop.impatient:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
     finally:
-        if process.stdin is not None:
-            process.stdin.close()
+        _kill(process)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """Let the tether kill the server and its Python models, if they still run, and wait for that."""
+    if process.stdin is not None:
+        process.stdin.close()
+    process.wait()
 
 
 def errors_in(log: Path, lines: int = 12) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from asr_client import shared_memory
 from asr_client.findings import Finding, Outcome
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
 from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, channel, infer
@@ -84,6 +85,8 @@ async def examine(
             alive = await _alive(grpc, url, tls)
             yield alive
             if alive.outcome is not Outcome.FAILED:
+                if memory := shared_memory.examine(await _address(url)):
+                    yield memory
                 async for finding in _models(grpc, model):
                     yield finding
     if http_url is not None:
@@ -125,6 +128,13 @@ async def _network(url: str) -> AsyncIterator[Finding]:
         else "Nothing listens there: is Triton running, still loading models, or on another port? gRPC is usually 8001."
     )
     yield Finding("TCP", Outcome.FAILED, problem, hint)
+
+
+async def _address(url: str) -> str:
+    """The first address of a server that was reached."""
+    host, port = parse_address(url)
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return str(found[0][4][0]).partition("%")[0]
 
 
 async def _alive(grpc: Any, url: str, tls: Tls | None) -> Finding:  # noqa: ANN401 (tritonclient has no types)
@@ -288,6 +298,8 @@ async def _silence(client: Client, model: str) -> Finding:
         hint = "The models are loaded but do not work together; Triton's log has the whole error."
         if error.status == "StatusCode.DEADLINE_EXCEEDED":
             hint = "The server is overloaded or hangs: look at its queue and at Triton's log, or restart it."
+        if "shared memory" in str(error):
+            hint = "Its /dev/shm is full: run the container with --shm-size=512m, or give its pod an emptyDir there."
         return Finding("request", Outcome.FAILED, f"{model} does not transcribe 1 s of silence: {error}", hint)
     took = (time.perf_counter() - sent) * 1e3
     told = f"1 s of silence answered in {took:.0f} ms: {transcript.text!r}, confidence {transcript.confidence:.2f}"

@@ -65,6 +65,9 @@ def run(
                 heard = {role: asyncio.run(_heard(url, recipe, role, audio, task)) for role in roles}
             except TranscriptionError as error:
                 server.check_alive()
+                if triton.MEMORY_EXHAUSTED in str(error):
+                    needs = triton.shared_memory_needs(repository)
+                    raise ServerError(f"{error}; {needs.advice}") from error
                 if isinstance(error, ServerUnavailableError) or is_lost(error):
                     raise ServerError(f"{error}:\n{triton.errors_in(log)}") from error
                 raise RejectedError(str(error)) from error

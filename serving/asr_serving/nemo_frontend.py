@@ -2,6 +2,7 @@
 
 import json
 import locale
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 # Triton's embedded interpreter starts with the C locale whatever the environment says, and torch holds files that are
 # not ASCII.
 locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # NeMo loads ONNX Runtime, which reads it then
 
 import torch  # noqa: E402
 from nemo.collections.asr.modules import AudioToMelSpectrogramPreprocessor  # noqa: E402

@@ -11,6 +11,11 @@ from model_builder.stages import check_audio
 from tests.builder.conftest import Builder, Built
 
 
+def test_a_build_leaves_nothing_of_telemetry_in_a_new_home(builder: Builder, built: Built) -> None:
+    assert built.uri
+    assert [path for path in builder.home.rglob("*") if "microsoft" in str(path).lower()] == []
+
+
 def test_the_last_line_on_standard_output_is_the_uri_of_the_artifact(built: Built) -> None:
     assert built.uri == f"s3://asr-models/tests/english_stt/{built.report['build_key']}"
 

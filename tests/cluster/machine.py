@@ -10,16 +10,17 @@ import os
 import select
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
+
+from model_builder.ports import reserve
 
 Value = TypeVar("Value")
 
@@ -83,10 +84,8 @@ def run(command: Sequence[str], *, environment: dict[str, str], stdin: str | Non
 
 
 def free_ports(names: Sequence[str]) -> dict[str, int]:
-    """A free port on loopback for each name."""
-    with ExitStack() as held:
-        sockets = [held.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in names]
-        return {name: found.getsockname()[1] for name, found in zip(names, sockets, strict=True)}
+    """A free port on loopback for each name, that no other program is given before this process ends."""
+    return dict(zip(names, reserve(len(names)), strict=True))
 
 
 def free_networks() -> list[int]:

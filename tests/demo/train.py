@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ import numpy as np
 import sentencepiece
 import torch
 import typer
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # NeMo loads ONNX Runtime, which reads it then
+
 from nemo.collections.asr.models import EncDecCTCModelBPE
 from nemo.core.classes.common import typecheck
 from omegaconf import OmegaConf, open_dict

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,11 +13,12 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import S3Store
 
+from model_builder.ports import reserve
 from tests.support.certificates import Certificate
 
 BINARY = Path(__file__).parents[2] / ".cache" / "bin" / "versitygw"
 BUCKET = "asr-models"
-START_SECONDS = 30.0
+START_SECONDS, STOP_SECONDS = 60.0, 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,7 @@ def s3_server(
     objects = folder / "objects"
     (objects / BUCKET).mkdir(parents=True, exist_ok=True)
     access, secret = "demo", secrets.token_urlsafe(24)
-    with socket.create_server((address, 0)) as probe:
-        port = probe.getsockname()[1]
+    (port,) = reserve(1, address)
     tls: list[str | Path] = ["--cert", certificate.certificate, "--key", certificate.key] if certificate else []
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(
@@ -68,7 +67,11 @@ def s3_server(
         yield S3Server(f"s3://{BUCKET}", objects / BUCKET, environment, process)
     finally:
         process.terminate()
-        process.wait(10)
+        try:
+            process.wait(STOP_SECONDS)
+        finally:
+            process.kill()  # if it still runs
+            process.wait()
 
 
 def _await_answer(process: subprocess.Popen[bytes], environment: dict[str, str], log: Path) -> None:

@@ -287,7 +287,7 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
     ]
     if tls is not None:
         args += ["--grpc-use-ssl=true", f"--grpc-server-cert={TLS}/tls.crt", f"--grpc-server-key={TLS}/tls.key"]
-    variables = {"HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
+    variables = {"HOME": "/tmp", "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
     return pods.container(
         context,
         names.TRITON_CONTAINER,

@@ -16,6 +16,6 @@ def status(message: str, *, ending: bool) -> str:
 
     Args:
         message: Of the failed call.
-        ending: The server ends. It then takes down models that still compute, and what they complain of can be anything.
+        ending: The server ends. It then takes down models that still compute; what they complain of can be anything.
     """
     return "UNAVAILABLE" if ending or is_refused(message) else "INTERNAL"

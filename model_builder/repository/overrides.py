@@ -1,4 +1,4 @@
-"""Batching that differs from what the build measured, laid over a verified copy of an artifact. It is not built again.
+"""What differs from the build where an artifact is served, laid over a verified copy. It is not built again.
 
 The copy itself stays as it was published; what is served lies beside it and shares its large files.
 """
@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -36,6 +36,8 @@ class Overrides(BaseModel):
     """How long a request to the ensemble over ONNX Runtime waits for company."""
     instances: int | None = Field(default=None, ge=1)
     """How many batches the acoustic model works on at once."""
+    device: Literal["CPU", "GPU"] | None = None
+    """What the ONNX model runs on. As built, Triton chooses: the CPU, without a word, where CUDA does not start."""
 
 
 def parse(text: str) -> Overrides:
@@ -52,7 +54,7 @@ def parse(text: str) -> Overrides:
 
 
 def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> None:
-    """Make the folder `target`: the artifact with other batching. One rename; what is there and right stays.
+    """Make the folder `target`: the artifact with what differs. One rename; what is there and right stays.
 
     Raises:
         OverridesError: They do not fit what was built.
@@ -137,6 +139,9 @@ def _configure(config: Any, overrides: Overrides, *, plan: bool) -> None:  # noq
     # Nor does Triton join a plan's batches, which could then fit no profile.
     if overrides.queue_delay_microseconds is not None and not plan:
         config.dynamic_batching.max_queue_delay_microseconds = overrides.queue_delay_microseconds
-    if overrides.instances is not None:
-        for group in config.instance_group:
+    for group in config.instance_group:
+        if overrides.instances is not None:
             group.count = overrides.instances
+        # A plan is for a GPU in any case.
+        if overrides.device is not None and not plan:
+            group.kind = model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{overrides.device}")

@@ -111,6 +111,13 @@ class ServiceType(StrEnum):
     LOAD_BALANCER = "LoadBalancer"
 
 
+class Apis(StrEnum):
+    """APIs of Triton."""
+
+    INFERENCE = "Inference"
+    ALL = "All"
+
+
 class PullPolicy(StrEnum):
     """As of a container."""
 
@@ -704,6 +711,10 @@ class Service(ApiModel):
     """Annotations of the client Service, such as those of a cloud's load balancer."""
     load_balancer_class: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
     """Implementation of the load balancer."""
+    apis: Apis | None = None
+    """Which of Triton's APIs clients may use. Inference: over HTTP inference and health, over gRPC all but shared
+    memory, trace and logging; what else is asked is refused. All: everything, to everybody who reaches the pods. The
+    default is the operator's, triton.apis of its chart: Inference unless changed there."""
     tls_secret_ref: LocalRef | None = None
     """Secret of type kubernetes.io/tls. Then gRPC is served with TLS alone, and plain HTTP is not offered to clients.
     Pods take up a renewed certificate when they start: kubectl rollout restart deployment NAME-POOL."""

@@ -29,7 +29,7 @@ class TritonImage(Group):
     """A Triton image, the TensorRT in it, and what builds plans for it."""
 
     image: str = Field(min_length=1)
-    """Such as nvcr.io/nvidia/tritonserver:25.08-py3."""
+    """Such as nvcr.io/nvidia/tritonserver:26.08-py3."""
     tensorrt: str = Field(pattern=r"^\d+\.\d+(\.\d+)*$")
     """TensorRT version in the image: its variable TRT_VERSION."""
     builder: str | None = None

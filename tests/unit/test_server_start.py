@@ -234,7 +234,7 @@ def test_a_plan_is_built_behind_the_entry_point_too() -> None:
     for body in children(context()):
         if body["kind"] == "Job":
             (container,) = body["spec"]["template"]["spec"]["containers"]
-            on_gpu = any("gpu" in key for key in container["resources"].get("limits", {}))
+            on_gpu = any(key.startswith("nvidia.com") for key in container["resources"].get("limits", {}))
             assert (start.NVIDIA_ENTRY_POINT in container["command"]) == on_gpu
             assert container["command"][-2] == "model-builder"
 

@@ -291,12 +291,12 @@ class Image(ApiModel):
     )
 
     triton: Text | None = None
-    """Triton image of the serving pods, such as nvcr.io/nvidia/tritonserver:25.08-py3. The default is one of the
+    """Triton image of the serving pods, such as nvcr.io/nvidia/tritonserver:26.08-py3. The default is one of the
     operator's list."""
     tensorrt: (
         Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)*$", min_length=3, max_length=32)] | None
     ) = None
-    """TensorRT version in the Triton image, such as 10.13.2. Without triton it picks the first image of the operator's
+    """TensorRT version in the Triton image, such as 11.2.1. Without triton it picks the first image of the operator's
     list with this version or one that starts with it."""
     builder: Text | None = None
     """Image that builds models and plans, instead of the operator's."""

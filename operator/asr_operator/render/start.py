@@ -29,25 +29,24 @@ HOLD_LOCK = 'exec 9<"$0" && flock --shared 9 && exec "$@"'
 
 WATCH = """\
 read -r server _ </proc/self/stat
+runs() {
+  { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
+  case "$line" in *") Z "* | *") X "*) return 1 ;; esac
+}
 watch() {
   seen='' lost=0
-  while sleep 2 && kill -0 $server 2>/dev/null; do
+  while sleep 2 && runs "$server"; do
     if ! grep -q ": [0-9A-F]*:$0 [0-9A-F]*:[0-9A-F]* 0A " /proc/net/tcp /proc/net/tcp6 2>/dev/null; then
       seen='' lost=0
       continue
     fi
     alive='' gone=''
     for folder in /proc/[0-9]*; do
-      { read -r line <"$folder/stat"; } 2>/dev/null || continue
-      case "$line" in
-        *" (triton_python_b) "[!ZX]" $server "*) alive="$alive ${folder#/proc/}" ;;
-      esac
+      runs "${folder#/proc/}" || continue
+      case "$line" in *" (triton_python_b) "?" $server "*) alive="$alive ${folder#/proc/}" ;; esac
     done
     for process in $seen; do
-      case "$alive " in
-        *" $process "*) ;;
-        *) gone="$gone $process" ;;
-      esac
+      case "$alive " in *" $process "*) ;; *) gone="$gone $process" ;; esac
     done
     if [ -z "$gone" ]; then
       seen=$alive lost=0

@@ -163,13 +163,18 @@ class Client:
         return await repeated(once, retries=self._retries, seconds=self._timeout, again=again)
 
 
+def is_restricted(error: BaseException) -> bool:
+    """Whether the server gives this part of its API to holders of a key alone. It says so as UNAVAILABLE."""
+    return isinstance(error, TranscriptionError) and "is restricted, expecting header" in str(error)
+
+
 def is_lost(error: BaseException) -> bool:
     """Whether the server is gone or going: the same request may succeed elsewhere or later.
 
     A transcription changes nothing on the server, so it may be sent again even where it was perhaps done. What the
     server refused it would refuse again, and a request that took too long would take as long.
     """
-    if not isinstance(error, TranscriptionError):
+    if not isinstance(error, TranscriptionError) or is_restricted(error):
         return False
     # How Triton speaks of its models while it ends.
     ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
@@ -318,6 +323,8 @@ async def connect(
             except InferenceServerException as error:
                 reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
                 problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
+                if is_restricted(TranscriptionError(error.message())):
+                    problem = f"Triton at {url} does not say what {model!r} takes (--grpc-restricted-protocol=metadata)"
                 raise ServerUnavailableError(
                     f"{problem}: {error.message()}; `asr doctor --url {url}{f' {tls}' if tls else ''}` says more",
                     error.status(),

@@ -178,8 +178,10 @@ def is_lost(error: BaseException) -> bool:
         return False
     # How Triton speaks of its models while it ends.
     ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
+    # A Python process of the server's has died, and so will the server: its container is started again.
+    broken = error.status == "StatusCode.INTERNAL" and "Stub process" in str(error) and "not healthy" in str(error)
     # CANCELLED is what a server that ends does to requests in flight: asyncio tells in another way what we cancel.
-    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending
+    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending or broken
 
 
 async def repeated(

@@ -29,7 +29,7 @@ import pathlib, signal, socket, subprocess, sys, time
 
 stub, port, folder = sys.argv[1], int(sys.argv[2]), pathlib.Path(sys.argv[3])
 (folder / "arguments").write_text("\\n".join(sys.argv[4:]))
-signal.signal(signal.SIGTERM, lambda *_: (folder / "stopped").touch() or sys.exit(7))
+signal.signal(signal.SIGTERM, lambda *_: (folder / "stopped").touch() or (folder / "hang").exists() or sys.exit(7))
 stubs = [subprocess.Popen([stub, "-c", "while :; do (:); sleep 0.1; done"]) for _ in range(2)]
 if port:
     listening = socket.create_server(("127.0.0.1", port))
@@ -65,6 +65,11 @@ class Started:
     def stubs(self) -> list[int]:
         """Its children."""
         return [int(pid) for pid in (self.folder / "stubs").read_text().split()]
+
+    @property
+    def pid(self) -> int:
+        """Of the server itself."""
+        return next(pid for pid in processes() if is_server(pid, self.folder))
 
     @property
     def arguments(self) -> list[str]:
@@ -123,6 +128,13 @@ def processes() -> dict[int, tuple[str, int]]:
     return found
 
 
+def is_server(pid: int, folder: Path) -> bool:
+    """Whether this is the stand-in's process, and not a shell before it."""
+    with suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[1:2] == [str(folder / "server.py").encode()]
+    return False
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as found:
         return int(found.getsockname()[1])
@@ -136,6 +148,23 @@ def test_a_server_ends_when_one_of_its_python_processes_does_and_says_why(tmp_pa
         assert (tmp_path / "stopped").exists()
         assert "a Python process of Triton's models has ended" in server.log
         assert str(server.stubs[1]) in server.log
+
+
+def test_a_server_that_does_not_end_without_the_process_that_it_lost_is_killed(tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        (tmp_path / "hang").touch()
+        server.looks(1)
+        os.kill(server.stubs[0], signal.SIGKILL)
+        assert server.process.wait(60) == 128 + signal.SIGKILL
+        assert (tmp_path / "stopped").exists()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_server_that_is_killed_ends_its_container_with_what_killed_it(how: signal.Signals, tmp_path: Path) -> None:
+    with started(tmp_path) as server:
+        os.kill(server.pid, how)
+        assert server.process.wait(30) == 128 + how
+        assert server.log == ""
 
 
 def test_a_server_whose_python_processes_live_goes_on(tmp_path: Path) -> None:
@@ -155,7 +184,7 @@ def test_a_server_that_loads_or_ends_says_itself_why_its_processes_go(tmp_path: 
         assert server.log == ""
 
 
-def test_a_stopped_server_gets_the_signal_itself(tmp_path: Path) -> None:
+def test_a_stopped_server_gets_the_signal_and_ends_its_container_with_its_own_exit_code(tmp_path: Path) -> None:
     with started(tmp_path) as server:
         server.process.terminate()
         assert server.process.wait(30) == 7

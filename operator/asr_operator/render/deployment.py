@@ -20,8 +20,6 @@ QUARTER_GIB = 256 * MIB
 MOST_SHARED_MEMORY = 32 * QUARTER_GIB
 PROBE_SECONDS = 5
 LIVENESS_SECONDS = 10
-LOST_GRACE_SECONDS = 5
-"""Of a server that is not alive: there is nothing that it could still answer, so it does not serve on first."""
 MIN_READY_SECONDS = 2
 """A pod counts as available when it has been ready for so long: by then the Service's rules know it."""
 
@@ -300,11 +298,12 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         # Loading and warming up take minutes; a pod that loads is not one that hangs.
         startupProbe=_probe("/v2/health/ready", period=2, failures=max(deadline // 2, 1)),
         readinessProbe=_probe("/v2/health/ready", period=PROBE_SECONDS, failures=2),
-        # The scheduler's own word for it, from release 26.01 on; a server that hangs answers nothing.
+        # The scheduler's own word for it, from release 26.01 on; a server that hangs answers nothing. It does not serve
+        # on before it is stopped, as a pod does that is deleted.
         livenessProbe=_probe(
             f"/v2/models/{context.spec.model.name}/ready", period=LIVENESS_SECONDS, timeout=LIVENESS_SECONDS, failures=6
         )
-        | {"terminationGracePeriodSeconds": LOST_GRACE_SECONDS},
+        | {"terminationGracePeriodSeconds": start.LOST_GRACE_SECONDS},
         lifecycle={"preStop": {"sleep": {"seconds": drain.stay}}},
         volumeMounts=[
             {"name": "models", "mountPath": MODELS, "readOnly": True},

@@ -1,4 +1,4 @@
-"""How a server starts in a pod: small shell programs, each of which becomes the next one, and the last the server.
+"""How a server starts in a pod: small shell programs, each of which starts the next one, and the last the server.
 
 All of them need no more than a POSIX shell, coreutils and grep, which every image of Triton has. None of them has `$$`,
 which Kubernetes reads as `$` in a command.
@@ -10,6 +10,8 @@ from asr_operator.render import pods
 
 SERVER = "/opt/tritonserver/bin/tritonserver"
 SHARED_MEMORY = "/dev/shm"  # noqa: S108
+LOST_GRACE_SECONDS = 5
+"""Of a server that has lost a process, or does not answer any more: there is little that it could still do."""
 NVIDIA_ENTRY_POINT = "/opt/nvidia/nvidia_entrypoint.sh"
 
 ENTER = 'if [ -x "$0" ]; then exec "$0" "$@"; fi; exec "$@"'
@@ -28,7 +30,6 @@ HOLD_LOCK = 'exec 9<"$0" && flock --shared 9 && exec "$@"'
 """Starts a server that holds a lock as long as it lives: the shell becomes the server, with the lock's file open."""
 
 WATCH = """\
-read -r server _ </proc/self/stat
 runs() {
   { read -r line <"/proc/$1/stat"; } 2>/dev/null || return 1
   case "$line" in *") Z "* | *") X "*) return 1 ;; esac
@@ -53,20 +54,27 @@ watch() {
     elif lost=$((lost + 1)) && [ $lost -gt 1 ]; then
       echo "a Python process of Triton's models has ended (process$gone), and Triton does not start it again: the \
 server ends, so that Kubernetes starts it again" | tee "TERMINATION_LOG" >&2
-      while kill -TERM $server 2>/dev/null; do sleep 10; done
+      kill -TERM "$server"
+      sleep LOST_GRACE
+      kill -KILL "$server" 2>/dev/null
     fi
   done
 }
+trap 'kill -TERM "$server" 2>/dev/null' TERM INT
+"$@" &
+server=$!
 watch &
-exec "$@"
-""".replace("TERMINATION_LOG", pods.TERMINATION_LOG)
-"""Starts a server that ends when the process of one of its Python models does.
+while wait "$server"; code=$?; runs "$server"; do :; done
+exit $code
+""".replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("LOST_GRACE", str(LOST_GRACE_SECONDS))
+"""Runs a server, and ends it when the process of one of its Python models does.
 
 Triton serves on without it, and fails every request to that model. Up to release 25.12 nothing of its API says so, and
 before 26.04 only the readiness of the model itself, which the liveness probe asks of the scheduler alone. Processes
 count that were there while the server listened: one that loads, or ends, knows itself why they go. They are the
 server's own children by the name of the backend's program, since what they start themselves does not count; and they
-have to be missing twice.
+have to be missing twice. What the lost process had in hand is never answered: the server is not given long to end, and
+its clients learn at once that they have to ask elsewhere.
 """
 
 RESTRICT = """\

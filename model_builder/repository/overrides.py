@@ -1,8 +1,11 @@
 """What differs from the build where an artifact is served, laid over a verified copy. It is not built again.
 
-The copy itself stays as it was published; what is served lies beside it and shares its large files.
+The copy itself stays as it was published; what is served lies beside it, and shares its files where the volume has hard
+links.
 """
 
+import errno
+import filecmp
 import json
 import os
 import shutil
@@ -23,6 +26,7 @@ from model_builder.repository.layout import IN_FLIGHT, VERSION
 
 CONFIG = "config.pbtxt"
 SETTINGS = "settings.json"
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
 
 class Overrides(BaseModel):
@@ -72,7 +76,7 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
             shutil.rmtree(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            shutil.copytree(artifact, partial, copy_function=os.link, dirs_exist_ok=True)
+            shutil.copytree(artifact, partial, copy_function=_link, dirs_exist_ok=True)
             for path, text in changed.items():
                 (partial / path).unlink()  # a link: what it leads to stays
                 (partial / path).write_text(text, encoding="utf-8")
@@ -84,8 +88,18 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
         raise WorkFolderError(f"cannot write {target}: {error}") from error
 
 
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the volume has no hard links, as those over SMB."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+
+
 def _is_laid(artifact: Path, target: Path, changed: dict[Path, str]) -> bool:
-    """Whether `target` is what `lay` would make: links to the artifact's files, and the changed ones."""
+    """Whether `target` is what `lay` would make: the artifact's files, by links or as copies, and the changed ones."""
 
     def files(folder: Path) -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
@@ -94,7 +108,7 @@ def _is_laid(artifact: Path, target: Path, changed: dict[Path, str]) -> bool:
     return found == files(artifact) and all(
         (target / path).read_text(encoding="utf-8") == changed[path]
         if path in changed
-        else (target / path).samefile(artifact / path)
+        else (target / path).samefile(artifact / path) or filecmp.cmp(target / path, artifact / path, shallow=False)
         for path in found
     )
 

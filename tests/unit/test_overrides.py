@@ -1,6 +1,8 @@
 """Other batching laid over an artifact, beside real folders; the same through `fetch` is in `tests/builder`."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,22 @@ def test_an_empty_folder_is_taken(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     lay(artifact, tmp_path / "empty", WANTED, example())
     assert (tmp_path / "empty" / SETTINGS).is_file()
+
+
+def test_a_volume_without_hard_links_gets_copies_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    target = artifact.with_name("laid")
+    lay(artifact, target, WANTED, example())
+    assert (target / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes()
+    made = target.stat().st_ino
+    lay(artifact, target, WANTED, example())
+    assert target.stat().st_ino == made, "it is taken as it is"
+    (target / MANIFEST).write_text("altered")
+    lay(artifact, target, WANTED, example())
+    assert (target / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes()
 
 
 def kinds(folder: Path) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """The check audio: recordings that a build must transcribe like the checkpoint does."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from asr_client import references
 from asr_client.audio import EXTENSIONS, AudioFileError, read
+from asr_client.formats import conversion
 from asr_serving.audio import MIN_SAMPLES, Batch, Samples, floats
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder.errors import CheckAudioError
@@ -17,6 +18,8 @@ from model_builder.errors import CheckAudioError
 SHIPPED = Path(__file__).parent / "check_audio"
 TRANSCRIPTS = "transcripts.json"
 MAX_FILES = 2_000
+MAX_SHOWN = 10
+"""Files that are refused in one message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,32 +82,48 @@ def load(folder: Path, *, max_seconds: int) -> AudioSet:
         raise CheckAudioError(f"check audio folder {folder} does not exist")
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     if not files or len(files) > MAX_FILES:
-        raise CheckAudioError(f"{folder} holds {len(files)} WAV or FLAC files; between 1 and {MAX_FILES} are needed")
-    texts = _transcripts(folder / TRANSCRIPTS)
+        other = next((path for path in sorted(folder.iterdir()) if not files and path.is_file()), None)
+        hint = "" if other is None else f"; for audio in other files: {conversion(str(other))}"
+        raise CheckAudioError(
+            f"{folder} holds {len(files)} WAV or FLAC files; between 1 and {MAX_FILES} are needed{hint}"
+        )
+    texts = _transcripts(folder / TRANSCRIPTS, files)
     digest = hashlib.sha256()
-    utterances = []
+    utterances, refused = [], []
     for path in files:
         if not path.name.isprintable():
             raise CheckAudioError(f"{folder} holds {path.name!r}; names of check audio must be printable")
         try:
-            signal = read(path, max_seconds=None if folder == SHIPPED else max_seconds)
+            signal = _signal(path, None if folder == SHIPPED else max_seconds)
         except AudioFileError as error:
-            raise CheckAudioError(str(error)) from error
+            refused.append(str(error))
+            continue
         if folder == SHIPPED and signal.size > max_seconds * SAMPLE_RATE:
             continue
         if not MIN_SAMPLES <= signal.size <= max_seconds * SAMPLE_RATE:
-            raise CheckAudioError(
+            refused.append(
                 f"{path} is {signal.size / SAMPLE_RATE:.2f} s long; check audio must have between 0.025 s and "
                 f"{max_seconds} s, the longest audio that the build serves"
             )
+            continue
         text = texts.get(path.name)
         digest.update(f"{path.name}\0{text or ''}\0{signal.size}\0".encode() + signal.tobytes())
         utterances.append(Utterance(path.name, signal, text))
+    if refused:
+        more = f"\nand {len(refused) - MAX_SHOWN} more files" if len(refused) > MAX_SHOWN else ""
+        raise CheckAudioError("\n".join(refused[:MAX_SHOWN]) + more)
     if not utterances:
         raise CheckAudioError(
             f"none of the check audio that ships is at most {max_seconds} s long; give your own, no longer than that"
         )
     return AudioSet(tuple(utterances), digest.hexdigest())
+
+
+def _signal(path: Path, max_seconds: float | None) -> npt.NDArray[np.int16]:
+    """The recording in a file; no pipe, which a build could wait for without end."""
+    if path.exists() and not path.is_file():
+        raise AudioFileError(f"{path}: is no file")
+    return read(path, max_seconds=max_seconds)
 
 
 def in_noise(
@@ -131,13 +150,11 @@ def in_noise(
     return padded, lengths
 
 
-def _transcripts(path: Path) -> dict[str, str]:
+def _transcripts(path: Path, files: Sequence[Path]) -> dict[str, str]:
+    """Texts by the names of these files."""
     if not path.exists():
         return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        texts = {name: entry["text"] for name, entry in content.items()}
-        "".join(texts.values()).encode()  # texts all of them, and of characters that can be written
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise CheckAudioError(f'{path} must be {{"file.wav": {{"text": "..."}}, ...}}: {error!r}') from error
-    return texts
+        return references.matched(references.load(path), [file.name for file in files])
+    except references.ReferencesError as error:
+        raise CheckAudioError(str(error)) from error

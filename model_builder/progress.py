@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Protocol
 
 from rich.console import Console
@@ -63,10 +64,11 @@ class NullReporter:
 
 
 class JsonReporter:
-    """One JSON object a line on standard error, for logs that machines read."""
+    """One JSON object a line on standard error, for logs that machines read: the operator's fields."""
 
-    def _write(self, level: str, message: str, **fields: object) -> None:
-        record = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "level": level, "message": message}
+    def _write(self, severity: str, message: str, **fields: object) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        record = {"timestamp": now, "severity": severity, "message": message}
         sys.stderr.write(json.dumps(record | fields, default=str) + "\n")
         sys.stderr.flush()
 
@@ -75,7 +77,7 @@ class JsonReporter:
         self._write("info", message, **fields)
 
     def error(self, message: str, **fields: object) -> None:
-        """Write one line of level error."""
+        """Write one line of severity error."""
         self._write("error", message, **fields)
 
     @contextmanager

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 
 from asr_client.server_statistics import ModelStatistics, Statistics, acoustic_model, difference, parse
-from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, connect
+from asr_client.transcription import AudioTooLongError, Client, Pcm, Tls, TranscriptionError, connect
 from asr_serving.tensors import SAMPLE_RATE
 
 PERCENTILES = (50, 90, 95, 99)
 TERCILES = ("short", "middle", "long")
 MAX_REQUESTS = 1_000_000
+MAX_AUDIO_SECONDS = 24 * 3600.0
+"""Audio of all files, which is in memory during the load: 2.8 GB."""
 MAX_MESSAGES = 20
 """Different error messages in a record: many of them name the length of one utterance."""
 WARMUP_FROM = 1 << 32
@@ -303,6 +305,7 @@ async def run(
     warmup: int = 0,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
     retries: int = 0,
+    longest: float = 0.0,
     done: Callable[[Answer], None] = lambda _answer: None,
 ) -> Run:
     """Send utterances, `concurrency` at once, and measure.
@@ -318,12 +321,20 @@ async def run(
         warmup: Requests sent before that are not measured.
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
+        longest: The longest utterance in seconds, so that the model can be asked before the load whether it takes it.
         done: Called when a measured request ends.
 
     Raises:
+        AudioTooLongError: The model does not take the longest utterance.
         ServerUnavailableError: No server there, or it does not serve the model.
     """
     async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
+        limit = await client.max_seconds()
+        if limit is not None and longest > limit:
+            raise AudioTooLongError(
+                f"the longest utterance has {longest:.2f} s, and {model} takes at most {limit:g} s: --audio-seconds 2 "
+                f"{limit:g} cuts utterances from the files"
+            )
         await _load(client, utterances, range(WARMUP_FROM, WARMUP_FROM + warmup), concurrency)
         before = await _ask(client.grpc.get_inference_statistics)
         cpu, started = time.process_time(), time.perf_counter()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asr_client.findings import Finding
     from asr_client.plans import Plan
     from asr_client.server_statistics import Statistics
-    from asr_client.transcription import Tls
+    from asr_client.transcription import Pcm, Tls
     from asr_client.word_errors import WordErrors
 
 SOME_FAILED = 1
@@ -131,10 +131,42 @@ Retries = Annotated[
 ]
 
 
+def _channel(value: str | None) -> str | None:
+    from asr_client import channels  # noqa: PLC0415 (numpy)
+
+    if value is not None:
+        try:
+            channels.parse(value)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from error
+    return value
+
+
+def _channel_number(value: str | None) -> int | None:
+    from asr_client import channels  # noqa: PLC0415
+
+    return None if value is None else channels.parse(value)
+
+
+Channel = Annotated[
+    str | None,
+    typer.Option(
+        metavar="left|right|1..N|mix",
+        help="The channel to take of files that have several; mix is their average.",
+        show_default="mix, but an error where channels cancel each other",
+        callback=_channel,
+    ),
+]
+
+
 @app.command()
 def transcribe(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE", help="WAV or FLAC, any rate, mono or stereo; - is standard input.")
+        list[str],
+        typer.Argument(
+            metavar="FILE",
+            help="WAV, FLAC, MP3, Ogg and others, any rate, any number of channels; - is standard input.",
+        ),
     ],
     *,
     url: Url = DEFAULT_URL,
@@ -145,15 +177,24 @@ def transcribe(
     concurrency: Annotated[int, typer.Option(min=1, max=4096, help="Requests in flight.")] = 64,
     timeout: Timeout = 300.0,
     retries: Retries = DEFAULT_RETRIES,
+    channel: Channel = None,
     reference: Annotated[
         Path | None,
         typer.Option(
-            help='Known texts, {"file.wav": {"text": "..."}}: tells the word error rate at the end. Needs jiwer.',
+            help='Known texts, {"file.wav": {"text": "..."}} or a NeMo manifest: gives the word error rate at the end. '
+            "Needs jiwer.",
             exists=True,
             dir_okay=False,
             show_default=False,
         ),
     ] = None,
+    normalize: Annotated[
+        bool,
+        typer.Option(
+            "--normalize",
+            help="Count errors in words alone: neither case, punctuation nor symbols; numbers stay as they are.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line, with the times of words.")] = False,
 ) -> None:
     """Transcribe audio files.
@@ -165,11 +206,15 @@ def transcribe(
 
     Example: asr transcribe --url localhost:8001 --model english_stt *.wav
 
+    Example: asr transcribe --reference manifest.json --normalize *.flac
+
     Example: ffmpeg -i talk.mp4 -f wav - | asr transcribe --json -
     """
     from asr_client import files as client_files  # noqa: PLC0415
     from asr_client import word_errors  # noqa: PLC0415
 
+    if normalize and reference is None:
+        raise typer.BadParameter("it needs the known texts: --reference FILE", param_hint="'--normalize'")
     with _errors_told():
         references = None
         if reference is not None:
@@ -198,24 +243,43 @@ def transcribe(
                     concurrency=concurrency,
                     timeout=timeout,
                     retries=retries,
+                    channel=_channel_number(channel),
                     done=lambda _result: bar.advance(),
                     in_order=tell,
                 )
             )
         if references is not None:
-            texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
-            _tell_word_errors(*word_errors.of_files(references, texts), files=len(files), as_json=as_json)
-        if again := [result for result in results if result.retries]:
-            times = sum(result.retries for result in again)
-            _tell_error(
-                f"{len(again)} of {len(results)} files were sent again, {times} times in all: their server was lost",
-                kind="note",
-            )
-        if unsent := sum(not result.sent for result in results):
-            _tell_error(f"{unsent} of {len(results)} files were not sent: no server answers at {url} any more")
-            raise typer.Exit(NO_SERVER)
-        if any(result.transcript is None for result in results):
-            raise typer.Exit(SOME_FAILED)
+            _show_word_errors(references, results, normalise=normalize, as_json=as_json)
+        _end_transcription(results, url)
+
+
+def _show_word_errors(
+    references: Mapping[str, str], results: "Sequence[FileResult]", *, normalise: bool, as_json: bool
+) -> None:
+    from asr_client import word_errors  # noqa: PLC0415
+
+    texts = [(result.file, result.transcript.text) for result in results if result.transcript is not None]
+    found, known = word_errors.of_files(references, texts, normalise=normalise)
+    _tell_word_errors(found, known, files=len(results), normalised=normalise, as_json=as_json)
+    if not normalise and found is not None and not as_json:
+        words, _ = word_errors.of_files(references, texts, normalise=True)
+        if words is not None and words.errors < found.errors:
+            _tell_error(f"{words.rate:.2%} without case and punctuation, with --normalize", kind="note")
+
+
+def _end_transcription(results: "Sequence[FileResult]", url: str) -> None:
+    """Say what was sent again or not at all, and exit with a code where something failed."""
+    if again := [result for result in results if result.retries]:
+        times = sum(result.retries for result in again)
+        _tell_error(
+            f"{len(again)} of {len(results)} files were sent again, {times} times in all: their server was lost",
+            kind="note",
+        )
+    if unsent := sum(not result.sent for result in results):
+        _tell_error(f"{unsent} of {len(results)} files were not sent: no server answers at {url} any more")
+        raise typer.Exit(NO_SERVER)
+    if any(result.transcript is None for result in results):
+        raise typer.Exit(SOME_FAILED)
 
 
 def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> str:
@@ -223,7 +287,7 @@ def _result_line(result: "FileResult", *, as_json: bool, width: int | None) -> s
     if as_json:
         return _json_line(result.to_json())
     if result.transcript is None:
-        return f"{result.file}: {result.error}"
+        return " ".join(f"{result.file}: {result.error}".splitlines())
     if width is not None:
         return f"{result.file:<{width}}  {result.transcript.confidence:.2f}  {result.transcript.text}"
     # A tab or a line break in a file's name would end its column.
@@ -236,11 +300,12 @@ def _json_line(value: Mapping[str, object]) -> str:
     return json.dumps(value, ensure_ascii=not str(getattr(sys.stdout, "encoding", "utf-8")).lower().startswith("utf"))
 
 
-def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, as_json: bool) -> None:
+def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, normalised: bool, as_json: bool) -> None:
     if as_json:
         rate = None if found is None else found.rate
         errors, words = (0, 0) if found is None else (found.errors, found.words)
-        typer.echo(json.dumps({"word_error_rate": rate, "errors": errors, "words": words, "files": known}))
+        counted = {"word_error_rate": rate, "errors": errors, "words": words, "files": known, "normalized": normalised}
+        typer.echo(json.dumps(counted))
     elif found is None:
         typer.echo("word error rate: not known, no transcribed file is in the reference", err=True)
     else:
@@ -250,7 +315,7 @@ def _tell_word_errors(found: "WordErrors | None", known: int, *, files: int, as_
 
 @app.command()
 def bench(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Speech to send: WAV or FLAC.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="Speech to send: WAV, FLAC, MP3, Ogg and others.")],
     *,
     url: Url = DEFAULT_URL,
     use_tls: UseTls = False,
@@ -277,6 +342,7 @@ def bench(
     warmup_requests: Annotated[int, typer.Option(min=0, max=100_000, help="Sent before, not measured.")] = 32,
     timeout: Timeout = 300.0,
     retries: Retries = 0,
+    channel: Channel = None,
     output: Annotated[
         Path | None,
         typer.Option(help="Write one JSON record.", dir_okay=False, show_default=False, callback=_file_to_write),
@@ -299,21 +365,16 @@ def bench(
 
     Example: asr bench --seconds 60 --warmup-requests 64 --output results.json --plot results.png *.wav
     """
-    from asr_client import audio as client_audio  # noqa: PLC0415
     from asr_client import bench as benchmark  # noqa: PLC0415
     from asr_client import plot as plotting  # noqa: PLC0415
-    from asr_client.files import read  # noqa: PLC0415
+    from asr_serving.tensors import SAMPLE_RATE  # noqa: PLC0415
 
     _check_lengths(audio_seconds)
     limit = requests or (512 if seconds is None else benchmark.MAX_REQUESTS)
     with _errors_told():
         if plot is not None:
             plotting.require()
-        try:
-            signals = [read(file) for file in files]
-        except client_audio.AudioFileError as error:
-            _tell_error(str(error))
-            raise typer.Exit(SOME_FAILED) from error
+        signals = _readable(files, _channel_number(channel))
         utterances = (
             benchmark.whole_files(signals, seed=seed)
             if audio_seconds is None
@@ -332,6 +393,9 @@ def bench(
                     warmup=warmup_requests,
                     timeout=timeout,
                     retries=retries,
+                    longest=max(signal.size for signal in signals) / SAMPLE_RATE
+                    if audio_seconds is None
+                    else audio_seconds[1],
                     done=lambda _answer: bar.advance(),
                 )
             )
@@ -351,8 +415,32 @@ def bench(
         if plot is not None:
             title = f"{benchmark.case_name(model, concurrency, audio_seconds)}   RTFx {summary.rtfx:.1f}"
             plotting.save(ran.answers, plot, title=title)
-        if summary.failed:
+        if summary.failed or len(signals) < len(files):
             raise typer.Exit(SOME_FAILED)
+
+
+def _readable(files: Sequence[str], channel: int | None) -> "list[Pcm]":
+    """The audio of the files; what cannot be read is said of each, and left out."""
+    from asr_client.audio import AudioFileError  # noqa: PLC0415
+    from asr_client.bench import MAX_AUDIO_SECONDS  # noqa: PLC0415
+    from asr_client.files import read  # noqa: PLC0415
+    from asr_serving.tensors import SAMPLE_RATE  # noqa: PLC0415
+
+    signals: list[Pcm] = []
+    seconds = 0.0
+    for file in files:
+        try:
+            signals.append(read(file, channel=channel))
+        except AudioFileError as error:
+            _tell_error(" ".join(str(error).splitlines()))
+            continue
+        seconds += signals[-1].size / SAMPLE_RATE
+        if seconds > MAX_AUDIO_SECONDS:
+            _tell_error(f"the files hold more than {MAX_AUDIO_SECONDS / 3600:g} h of audio, all in memory: give fewer")
+            raise typer.Exit(WRONG_USAGE)
+    if not signals:
+        raise typer.Exit(SOME_FAILED)
+    return signals
 
 
 def _check_lengths(lengths: tuple[float, float] | None) -> None:
@@ -651,7 +739,7 @@ def _tell_error(message: str, *, kind: str = "error") -> None:
 def _errors_told() -> Iterator[None]:
     """Tell what a user can do something about in one line, and exit with its code."""
     from asr_client.plot import PlottingMissingError  # noqa: PLC0415
-    from asr_client.transcription import ServerUnavailableError  # noqa: PLC0415
+    from asr_client.transcription import AudioTooLongError, ServerUnavailableError  # noqa: PLC0415
     from asr_client.word_errors import WordErrorsError  # noqa: PLC0415
 
     try:
@@ -659,7 +747,7 @@ def _errors_told() -> Iterator[None]:
     except ServerUnavailableError as error:
         _tell_error(str(error))
         raise typer.Exit(NO_SERVER) from error
-    except (PlottingMissingError, WordErrorsError) as error:
+    except (PlottingMissingError, WordErrorsError, AudioTooLongError) as error:
         _tell_error(str(error))
         raise typer.Exit(WRONG_USAGE) from error
     except KeyboardInterrupt:

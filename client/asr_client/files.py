@@ -16,7 +16,11 @@ from asr_serving.tensors import SAMPLE_RATE
 STDIN = "-"
 STDIN_SHOWN = "standard input"
 MAX_SECONDS = 3600.0
-"""Longest audio that is unpacked. No server takes more than 600 s; `asr bench` cuts utterances from longer audio."""
+"""Longest audio that is unpacked: `asr bench` cuts utterances from it."""
+MAX_SERVED_SECONDS = 600.0
+"""No server takes more, where it does not tell what it takes."""
+SECONDS_IN_MEMORY = 3600.0
+"""Audio of all files that are read or in flight; 115 MB, and gRPC makes copies of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,31 +57,62 @@ class FileResult:
         }
 
 
-def read(file: str) -> Pcm:
+def read(file: str, *, max_seconds: float = MAX_SECONDS, channel: int | None = None) -> Pcm:
     """Read a file, or standard input for `-`: [L] int16 at 16 kHz.
 
+    Args:
+        file: Its path, or `-`.
+        max_seconds: Longest audio that is unpacked.
+        channel: As for `audio.read`.
+
     Raises:
-        AudioFileError: Not audio, empty, longer than `MAX_SECONDS`, not readable, or more than memory holds.
+        AudioFileError: Not audio, empty, longer than `max_seconds`, not readable, or more than memory holds.
     """
     try:
-        return _read(file)
+        return _read(file, max_seconds, channel)
     except MemoryError as error:
         raise audio.AudioFileError(f"{_shown(file)}: takes more memory than there is") from error
 
 
-def _read(file: str) -> Pcm:
+def _read(file: str, max_seconds: float, channel: int | None) -> Pcm:
     if not file:
         raise audio.AudioFileError("a file's name is empty")
     if file != STDIN:
         path = Path(file)
         if path.is_dir():
             raise audio.AudioFileError(f"{file}: is a folder; give files, such as {file.rstrip('/')}/*.wav")
-        return audio.read(path, max_seconds=MAX_SECONDS)
+        return audio.read(path, name=file, max_seconds=max_seconds, channel=channel)
     # None where the command was started with it closed.
     if sys.stdin is None or sys.stdin.isatty():
         state = "closed" if sys.stdin is None else "a terminal"
         raise audio.AudioFileError(f"{STDIN_SHOWN}: is {state}; pipe audio into it, such as: asr transcribe - < a.wav")
-    return audio.read(sys.stdin.buffer, name=STDIN_SHOWN, max_seconds=MAX_SECONDS)
+    return audio.read(sys.stdin.buffer, name=STDIN_SHOWN, max_seconds=max_seconds, channel=channel)
+
+
+class AudioMemory:
+    """A bound on the audio that is in memory, in seconds. It never refuses all: what is larger than it waits for it.
+
+    Args:
+        seconds: The bound.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._bound = self._free = seconds
+        self._changed = asyncio.Condition()
+
+    async def take(self, seconds: float) -> float:
+        """Wait until so much is free; returns what was taken, to be given back."""
+        taken = min(seconds, self._bound)
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._free >= taken)
+            self._free -= taken
+        return taken
+
+    async def give_back(self, seconds: float) -> None:
+        """Free what was taken, or part of it."""
+        async with self._changed:
+            self._free += seconds
+            self._changed.notify_all()
 
 
 async def transcribe(
@@ -89,6 +124,7 @@ async def transcribe(
     concurrency: int = 64,
     timeout: float | None = None,  # noqa: ASYNC109 (of each request)
     retries: int = 0,
+    channel: int | None = None,
     done: Callable[[FileResult], None] = lambda _result: None,
     in_order: Callable[[FileResult], None] = lambda _result: None,
 ) -> list[FileResult]:
@@ -105,6 +141,7 @@ async def transcribe(
         concurrency: Requests in flight.
         timeout: Seconds that each request may take, however often it is sent; None for ever.
         retries: How often a request is sent again whose server is lost.
+        channel: The one to take of each file, from 1, or `channels.MIX`; None for the average, unless it cancels.
         done: Called with each result as it arrives.
         in_order: Called with each result as soon as all files before it have theirs, too; when interrupted, with those
             that there are.
@@ -120,8 +157,12 @@ async def transcribe(
     gone = False
     # Not the loop's own threads: `asyncio.run` would wait for one that reads a FIFO, which nothing can end.
     threads = ThreadPoolExecutor()
+    memory = AudioMemory(SECONDS_IN_MEMORY)
 
     async with connect(url, model, tls=tls, timeout=timeout, retries=retries) as client:
+        # Asked first: what is too long is refused by its header, and not unpacked, resampled and sent before.
+        max_seconds = await client.max_seconds() or MAX_SERVED_SECONDS
+        reading = partial(read, max_seconds=max_seconds, channel=channel)
 
         async def one(index: int) -> None:
             nonlocal told, answered, gone
@@ -129,16 +170,21 @@ async def transcribe(
             if gone:
                 result = FileResult(file, error="not sent: the server is gone", sent=False)
             else:
+                taken = await memory.take(max_seconds)
                 try:
                     # Decoding and resampling take time; answers of the other requests must not wait for it.
-                    signal = await asyncio.get_running_loop().run_in_executor(threads, read, file)
+                    signal = await asyncio.get_running_loop().run_in_executor(threads, reading, file)
                     seconds = signal.size / SAMPLE_RATE
+                    await memory.give_back(taken - seconds)
+                    taken = seconds
                     transcript = await client.transcribe(signal, again=lambda _error: lost.append(answered))
                     answered += 1
                     result = FileResult(file, seconds, transcript, retries=len(lost))
                 except (audio.AudioFileError, TranscriptionError) as error:
                     gone = gone or (is_lost(error) and lost[:1] == [answered])
                     result = FileResult(file, seconds, error=_reason(file, error), retries=len(lost))
+                finally:
+                    await memory.give_back(taken)
             found[index] = result
             done(result)
             while told in found:

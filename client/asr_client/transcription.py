@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -73,6 +73,10 @@ class ServerUnavailableError(TranscriptionError):
     """No server there, or it does not serve the model: no request can succeed."""
 
 
+class AudioTooLongError(TranscriptionError):
+    """The model does not take audio of this length; nothing was sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Word:
     """One word and when it was said, in seconds."""
@@ -112,6 +116,16 @@ class Client:
     def grpc(self) -> Any:  # noqa: ANN401
         """The open `tritonclient.grpc.aio` client, to ask the server about itself."""
         return self._grpc
+
+    async def max_seconds(self) -> float | None:
+        """Longest audio that the model serves; None when the server does not tell, as one of an earlier build."""
+        from tritonclient.utils import InferenceServerException  # noqa: PLC0415
+
+        try:
+            answer = await self._grpc.get_model_config(self._model, client_timeout=CONNECT_SECONDS)
+        except InferenceServerException:
+            return None  # restricted, or lost: then requests tell
+        return max_seconds_of(answer.config.parameters)
 
     def encode(self, signal: Pcm) -> npt.NDArray[Any]:
         """Int16 samples [L] in the encoding that the model takes, [1, L]."""
@@ -166,6 +180,17 @@ class Client:
 def is_restricted(error: BaseException) -> bool:
     """Whether the server gives this part of its API to holders of a key alone. It says so as UNAVAILABLE."""
     return isinstance(error, TranscriptionError) and "is restricted, expecting header" in str(error)
+
+
+def max_seconds_of(parameters: Mapping[str, Any]) -> float | None:
+    """Longest audio by the parameters of a model's configuration, None when they do not tell."""
+    if tensors.MAX_AUDIO_SECONDS not in parameters:
+        return None
+    try:
+        seconds = float(parameters[tensors.MAX_AUDIO_SECONDS].string_value)
+    except ValueError:
+        return None
+    return seconds if 0 < seconds < float("inf") else None
 
 
 def is_lost(error: BaseException) -> bool:

@@ -1,9 +1,10 @@
 """Word error rate against known texts. Adapter of jiwer, which is not among the client's packages."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from asr_client import references
 
 
 class WordErrorsError(Exception):
@@ -41,26 +42,24 @@ def require() -> None:
 
 
 def load_references(path: Path) -> dict[str, str]:
-    """Read a transcripts.json, {"file.wav": {"text": "..."}}: texts by file name.
+    """Read texts by file, in any form of `references`.
 
     Raises:
         WordErrorsError: Not readable, or of another form.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        return {str(name): str(entry["text"]) for name, entry in content.items()}
-    except OSError as error:
-        raise WordErrorsError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WordErrorsError(f'{path} must be {{"file.wav": {{"text": "..."}}, ...}}: {error!r}') from error
+        return references.load(path)
+    except references.ReferencesError as error:
+        raise WordErrorsError(str(error)) from error
 
 
-def count(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors | None:
-    """Count word errors as jiwer does: case and punctuation count. None when the references hold no words.
+def count(said: Sequence[str], transcribed: Sequence[str], *, normalise: bool = False) -> WordErrors | None:
+    """Count word errors as jiwer does. None when nothing was said.
 
     Args:
-        references: What was said, N texts.
-        hypotheses: What was transcribed, N texts in the same order.
+        said: What was said, N texts.
+        transcribed: What was transcribed, N texts in the same order.
+        normalise: Compare words alone, as `references.normalised` writes them; else case and punctuation count.
 
     Raises:
         WordErrorsError: jiwer is not installed.
@@ -68,21 +67,33 @@ def count(references: Sequence[str], hypotheses: Sequence[str]) -> WordErrors | 
     require()
     import jiwer  # noqa: PLC0415
 
-    if not any(text.split() for text in references):
+    if normalise:
+        said, transcribed = ([references.normalised(text) for text in texts] for texts in (said, transcribed))
+    if not any(text.split() for text in said):
         return None
-    found = jiwer.process_words(list(references), list(hypotheses))
+    found = jiwer.process_words(list(said), list(transcribed))
     wrong = found.substitutions + found.deletions
     return WordErrors(errors=wrong + found.insertions, words=wrong + found.hits)
 
 
-def of_files(references: Mapping[str, str], transcripts: Sequence[tuple[str, str]]) -> tuple[WordErrors | None, int]:
+def of_files(
+    known: Mapping[str, str], transcripts: Sequence[tuple[str, str]], *, normalise: bool = False
+) -> tuple[WordErrors | None, int]:
     """Word errors of those files whose text is known, and how many these are.
 
     Args:
-        references: Texts by file name without folders.
+        known: Texts by file.
         transcripts: Path and transcript of each file.
+        normalise: As for `count`.
+
+    Raises:
+        WordErrorsError: Texts of two files of one name cannot be told apart, or jiwer is not installed.
     """
-    known = [(references[Path(path).name], text) for path, text in transcripts if Path(path).name in references]
-    if not known:
+    try:
+        texts = references.matched(known, (path for path, _ in transcripts))
+    except references.ReferencesError as error:
+        raise WordErrorsError(str(error)) from error
+    pairs = [(texts[path], text) for path, text in transcripts if path in texts]
+    if not pairs:
         return None, 0
-    return count([said for said, _ in known], [text for _, text in known]), len(known)
+    return count([said for said, _ in pairs], [text for _, text in pairs], normalise=normalise), len(pairs)

@@ -146,6 +146,8 @@ def model_configs(recipe: Recipe, *, served: Served, features: int, classes: int
         )
         for role in acoustic_roles(recipe)
     ]
+    for config in (scheduler, *ensembles):
+        config.parameters[tensors.MAX_AUDIO_SECONDS].string_value = str(recipe.max_audio_seconds)
     return {config.name: config for config in (preprocessing, *acoustic, postprocessing, scheduler, *ensembles)}
 
 

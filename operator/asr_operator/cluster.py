@@ -207,13 +207,15 @@ class Cluster:
                 return None
             raise _told(error, f"list {kind.plural}") from error
 
-    def apply(self, wanted: Object, *, uid: str, manager: str = names.FIELD_MANAGER) -> Object:
+    def apply(self, wanted: Object, *, uid: str) -> str | None:
         """Make an object what is wanted of it; nothing is written when it is so already.
 
         Args:
             wanted: The object.
             uid: Of the resource that it is a child of.
-            manager: Name under which the fields are owned.
+
+        Returns:
+            The path of the first field that somebody else had changed and that was set back; None if there was none.
 
         Raises:
             StalledError: It belongs to somebody else, or the API server refuses it.
@@ -223,6 +225,7 @@ class Cluster:
         intent = names.digest(wanted, 32)
         live = self.store.get(kind.name, key)
         unseen = live is None
+        path, drifted = None, False
         if unseen:
             live = self._unseen(kind, key)
         if live is not None:
@@ -232,9 +235,11 @@ class Cluster:
                 raise TransientError(f"Deployment {key[1]} was not seen before: its label was lost")
             version = live["metadata"].get("resourceVersion", "")
             if self._settled.get((kind.name, key)) == (intent, version):
-                return live
-            if _intent_of(live) == intent and difference(wanted, live) is None:
-                return live
+                return None
+            path = difference(wanted, live)
+            drifted = path is not None and _intent_of(live) == intent
+            if path is None and _intent_of(live) == intent:
+                return None
             if kind.name == "Deployment" and "replicas" not in wanted["spec"]:
                 self._hand_over_replicas(kind, key)
         metadata = wanted["metadata"]
@@ -245,13 +250,19 @@ class Cluster:
             kind,
             kind.path(key[0], key[1]),
             body=body,
-            query={"fieldManager": manager, "force": "true"},
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true"},
             content=APPLY,
             what=f"{kind.name} {key[1]}",
         )
         self.store.put(kind.name, applied)
         self._settled[kind.name, key] = (intent, applied["metadata"].get("resourceVersion", ""))
-        return applied
+        if live is None:
+            _log_write("create", kind, key, "it does not exist")
+        elif drifted:
+            _log_write("repair", kind, key, "somebody else has changed it", path=path)
+        else:
+            _log_write("update", kind, key, "the resource or the operator asks for something else", path=path)
+        return path if drifted else None
 
     def _hand_over_replicas(self, kind: Kind, key: Key) -> None:
         """Let another field manager have a Deployment's replicas before we leave them to an autoscaler.
@@ -277,6 +288,7 @@ class Cluster:
             content=APPLY,
             what=f"replicas of {kind.name} {key[1]}",
         )
+        _log_write("update", kind, key, "an autoscaler takes the replicas over", path=".spec.replicas")
 
     def own(self, job: Object, owner: Object, *, uid: str) -> Object:
         """Create a Job if it is not there, and be among its owners. A Job is never changed otherwise.
@@ -311,6 +323,10 @@ class Cluster:
             what=f"Job {key[1]}",
         )
         self.store.put("Job", applied)
+        if live is None:
+            _log_write("create", kind, key, "an artifact has to be built")
+        else:
+            _log_write("update", kind, key, "another resource needs the same build", path=".metadata.ownerReferences")
         return applied
 
     def disown(self, job: Object, *, uid: str) -> None:
@@ -321,7 +337,7 @@ class Cluster:
         """
         kind, key = KINDS["Job"], key_of(job)
         if all(item["uid"] == uid for item in job["metadata"].get("ownerReferences", ())):
-            self.delete(job)
+            self.delete(job, why="no resource needs its build any more")
             return
         # Not by applying less: that would take the whole Job's fields away from whoever was the first to apply it.
         index = next(i for i, item in enumerate(job["metadata"]["ownerReferences"]) if item["uid"] == uid)
@@ -344,9 +360,14 @@ class Cluster:
             # Refused if a test does not hold: the next pass knows better.
             raise TransientError(f"cannot leave Job {key[1]}: {error.status}: {error.reason}") from error
         self.store.put("Job", applied)
+        _log_write("update", kind, key, "one of its resources needs it no more", path=".metadata.ownerReferences")
 
-    def delete(self, live: Object) -> None:
+    def delete(self, live: Object, *, why: str) -> None:
         """Delete an object with all that it owns, if it is still the same; it may be gone already.
+
+        Args:
+            live: The object.
+            why: The cause, for the log.
 
         Raises:
             TransientError: The API server cannot be asked now.
@@ -358,6 +379,8 @@ class Cluster:
         except ApiException as error:
             if error.status not in {404, 409}:
                 raise _told(error, f"delete {kind.name} {key[1]}") from error
+        else:
+            _log_write("delete", kind, key, why)
         self.store.drop(kind.name, live)
         self._settled.pop((kind.name, key), None)
 
@@ -385,6 +408,7 @@ class Cluster:
             what=f"status of {key[1]}",
         )
         self.store.put(api.KIND, applied)
+        _log_write("update", RESOURCE, key, "its state has changed", path=".status")
 
     def emit(self, body: Object, *, reason: str, message: str, action: str, warning: bool) -> None:
         """Record an event about a resource.
@@ -480,6 +504,18 @@ class Cluster:
             self.observer(method, kind.plural, code)
         found: Object = json.loads(response.data)
         return found
+
+
+def _log_write(action: str, kind: Kind, key: Key, why: str, *, path: str | None = None) -> None:
+    """Log one write: the object, what was done to it, why, and the first field that differed."""
+    fields = {
+        "written": {"kind": kind.name, "namespace": key[0], "name": key[1]},
+        "action": action,
+        "why": why,
+        "path": path,
+    }
+    where = f" at {path}" if path else ""
+    LOG.info("%s %s %s/%s: %s%s", action, kind.name, *key, why, where, extra=fields)
 
 
 def _applies_replicas(managed: Iterable[Object]) -> bool:

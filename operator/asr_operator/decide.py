@@ -11,6 +11,7 @@ from asr_operator.observe import JobState, Observation, Phase, PoolState
 from asr_operator.render import jobs
 from asr_operator.render.context import Context, same_tensorrt
 from asr_operator.render.deployment import Serving
+from asr_operator.render.origin import Origin
 
 POD_GRACE = timedelta(seconds=30)
 """A Job's pod that is not seen yet may still be on its way; after this time it is gone, or cannot be created."""
@@ -120,43 +121,71 @@ def _need(build: jobs.Build, known: Mapping[str, api.Artifact], seen: Observatio
 
 
 def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, live: PoolState | None) -> PoolDecision:
-    prefers_plan = pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT
-    if not prefers_plan:
-        if onnx.artifact is not None:
-            return _serve(context, pool, live, onnx.artifact, target=onnx.artifact)
-        return _keep(context, pool, live)
+    if pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT:
+        return _choose_plan(context, pool, onnx, plan, live)
+    if onnx.artifact is not None:
+        return _serve(context, pool, live, onnx.artifact, target=onnx.artifact)
+    return _keep(context, pool, live)
+
+
+def _choose_plan(
+    context: Context, pool: api.Pool, onnx: Need, plan: Need | None, live: PoolState | None
+) -> PoolDecision:
+    """The plan when there is one; until then what serves, and ONNX where no plan serves."""
     built = plan.artifact if plan is not None else None
     if built is not None and (reason := incompatibility(context, pool, built)) is None:
         return _serve(context, pool, live, built, target=built)
     failure = plan.failure if plan is not None else None
     if built is not None:
         failure = api.Failure(job="", reason=Reason.PLAN_INCOMPATIBLE, message=str(reason), transient=False)
-    hopeless = failure is not None and not failure.transient
+    if _serves_plan(live):
+        kept = _keep(context, pool, live)
+        if failure is None or failure.transient:
+            return kept
+        note = f"pool {pool.name} goes on serving its former plan: the newest cannot be built: {failure.message}"
+        return replace(kept, degraded=Reason.PLAN_FAILED, note=note)
     if context.spec.engine.fallback is api.Fallback.ONNX_RUNTIME and onnx.artifact is not None:
-        active = live.artifact if live is not None else None
-        serves_plan = (
-            active is not None and active.engine is api.Engine.TENSORRT and live is not None and live.available
-        )
-        if hopeless or not serves_plan:
-            note = f"pool {pool.name} serves ONNX: "
-            note += f"its plan cannot be built: {failure.message}" if failure else "its plan is being built"
-            yielded = _yielded(pool, plan, live)
-            reason_word = Reason.PLAN_FAILED if hopeless else Reason.PLAN_NOT_READY
-            if plan is not None and plan.job is not None and plan.job.unschedulable:
-                reason_word = Reason.INSUFFICIENT_GPU
-                note = f"pool {pool.name}: no free GPU for the plan's build: {plan.job.waiting}"
-                if yielded:
-                    note += "; one replica was given up for it"
-            return _serve(context, pool, live, onnx.artifact, degraded=reason_word, note=note, yielded=yielded)
+        return _fall_back(context, pool, live, onnx.artifact, plan=plan, failure=failure)
     return _keep(context, pool, live)
 
 
+def _fall_back(
+    context: Context,
+    pool: api.Pool,
+    live: PoolState | None,
+    model: api.Artifact,
+    *,
+    plan: Need | None,
+    failure: api.Failure | None,
+) -> PoolDecision:
+    """Serve the ONNX model until there is a plan, and say why."""
+    note = f"pool {pool.name} serves ONNX: "
+    note += f"its plan cannot be built: {failure.message}" if failure else "its plan is being built"
+    yielded = _yielded(pool, plan, live)
+    reason = Reason.PLAN_FAILED if failure is not None and not failure.transient else Reason.PLAN_NOT_READY
+    if plan is not None and plan.job is not None and plan.job.unschedulable:
+        reason = Reason.INSUFFICIENT_GPU
+        note = f"pool {pool.name}: no free GPU for the plan's build: {plan.job.waiting}"
+        if yielded:
+            note += "; one replica was given up for it"
+    return _serve(context, pool, live, model, degraded=reason, note=note, yielded=yielded)
+
+
+def _serves_plan(live: PoolState | None) -> bool:
+    """Whether a plan serves, or served until its pods failed: ONNX in its place would be a tenth of the throughput."""
+    if live is None or live.artifact is None or live.artifact.engine is not api.Engine.TENSORRT:
+        return False
+    return bool(live.available) or live.complete
+
+
 def _keep(context: Context, pool: api.Pool, live: PoolState | None) -> PoolDecision:
-    """Serve what is served, in the pool's new shape if it can run there; else leave the pods as they are."""
-    active = live.artifact if live is not None else None
-    if active is None or incompatibility(context, pool, active) is not None:
+    """Serve what is served, with pods of the generation that it came with; only their number is that of now."""
+    if live is None or live.artifact is None:
         return PoolDecision(pool)
-    return PoolDecision(pool, _serving(context, pool, live, active))
+    origin = Origin.from_json(live.origin, context)
+    if origin is None:
+        return PoolDecision(pool)  # its Deployment stays as it is
+    return PoolDecision(pool, replace(_serving(context, pool, live, live.artifact), origin=origin))
 
 
 def _serve(
@@ -226,6 +255,17 @@ def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) ->
     return None
 
 
+def serves_http(context: Context, seen: Observation) -> bool:
+    """Whether clients are to reach pods by HTTP: without TLS, and as long as pods without TLS answer."""
+    if context.spec.service.tls_secret_ref is None:
+        return True
+    origins = [(state, Origin.from_json(state.origin, context)) for state in seen.pools.values() if state.available]
+    return any(
+        not state.complete or (origin is not None and origin.context.spec.service.tls_secret_ref is None)
+        for state, origin in origins
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class JobActions:
     """What is to be done about Jobs.
@@ -268,7 +308,7 @@ def job_actions(
             waits.append(pod_due(job, now))
         elif need.build.name in distrusted:
             rerun.append((job, "pods could not fetch what it had published"))
-        elif (found := _again(context, job)) is not None:
+        elif (found := _again(context, need.build, job)) is not None:
             wait, why = found
             if left := _left(job, wait, now):
                 waits.append(left)
@@ -294,7 +334,7 @@ def pod_due(job: JobState | None, now: datetime) -> timedelta | None:
     return max(created + POD_GRACE - now, timedelta())
 
 
-def _again(context: Context, job: JobState) -> tuple[timedelta, str] | None:
+def _again(context: Context, build: jobs.Build, job: JobState) -> tuple[timedelta, str] | None:
     """After which time a Job that has ended without an artifact is run again, and why; None if that cannot help."""
     retry = timedelta(seconds=context.settings.jobs.retry_seconds)
     if job.phase is Phase.SUCCEEDED:
@@ -302,6 +342,8 @@ def _again(context: Context, job: JobState) -> tuple[timedelta, str] | None:
         return retry if job.pod else POD_GRACE, "what it published is not known any more"
     if job.failure is not None and job.failure.transient:
         return retry, f"{job.failure.reason}: {job.failure.message[:200]}"
+    if job.image not in {None, build.image}:
+        return timedelta(), f"{job.image} could not build it, the builder image is {build.image} now"
     return None
 
 

@@ -52,6 +52,8 @@ class Reason(StrEnum):
     """The specification is not one that this operator can render."""
     NAME_TAKEN = "NameTaken"
     """An object with a child's name belongs to somebody else."""
+    DRIFT_REPAIRED = "DriftRepaired"
+    """A field of a child object was changed by somebody else and is set back. An event, never a condition."""
     API_SERVER_ERROR = "ApiServerError"
     """The API server again and again fails to do what is asked; it is asked again."""
     OPERATOR_ERROR = "OperatorError"

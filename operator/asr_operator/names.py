@@ -21,6 +21,8 @@ BUILD_LABEL = f"{GROUP}/build"
 
 INTENT_ANNOTATION = f"{GROUP}/intent"
 """Of every child: digest of what the operator wants it to be."""
+ORIGIN_ANNOTATION = f"{GROUP}/origin"
+"""The generation that a Deployment's pods are rendered from."""
 REVISION_ANNOTATION = f"{GROUP}/revision"
 """Of pods: digest of their template without the image that fetches."""
 BUILD_ANNOTATION = f"{GROUP}/build"

@@ -46,6 +46,7 @@ class JobState:
         pod: Whether its pod is there.
         waiting: Why its pod does not run: no node, no image.
         unschedulable: Whether that is for want of a node.
+        image: Image that builds.
     """
 
     name: str
@@ -60,6 +61,7 @@ class JobState:
     pod: bool = False
     waiting: str | None = None
     unschedulable: bool = False
+    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class PoolState:
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
+        origin: The generation that its template is rendered from, as `render.origin` writes it.
     """
 
     name: str
@@ -122,6 +125,7 @@ class PoolState:
     kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
+    origin: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,14 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         owners=frozenset(owner["uid"] for owner in metadata.get("ownerReferences", ())),
         created=time_of(metadata.get("creationTimestamp")),
         pod=bool(pods),
+        image=next(
+            (
+                item.get("image")
+                for item in job.get("spec", {}).get("template", {}).get("spec", {}).get("containers", ())
+                if item["name"] == names.BUILD_CONTAINER
+            ),
+            None,
+        ),
     )
     newest = max(pods, key=lambda pod: pod["metadata"].get("creationTimestamp", ""), default=None)
     for condition in status.get("conditions", ()):
@@ -331,6 +343,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
             None,
         ),
         revision=revision,
+        origin=metadata.get("annotations", {}).get(names.ORIGIN_ANNOTATION),
     )
 
 

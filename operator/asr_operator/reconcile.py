@@ -27,6 +27,8 @@ LOG = logging.getLogger(__name__)
 AUTOSCALERS = ("HorizontalPodAutoscaler", "ScaledObject")
 OPTIONAL_KINDS = ("NetworkPolicy", "PodMonitor", "PodDisruptionBudget", "Service")
 """Children that go as soon as they are not wanted. Deployments stay until the others serve."""
+REPAIR_EVENT_SECONDS = 600.0
+"""Somebody who changes a field again and again gets one event in this time, not one for each repair."""
 STALLED_SECONDS = 300.0
 """A resource that the user has to mend is looked at again after this time: the cause may lie outside it."""
 
@@ -46,6 +48,8 @@ class Reconciler:
     store: Store
     settings: Settings
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    _repairs: dict[tuple[str, str, str, str], datetime] = field(default_factory=dict)
+    """By kind, namespace, name and path: when the last event about a repair was recorded."""
 
     def reconcile(self, key: Key) -> float | None:
         """Do one pass; returns the seconds after which to look again, None when there is nothing to wait for.
@@ -94,11 +98,13 @@ class Reconciler:
             self._record(context, body, previous, decision, seen)
         self._jobs(context, actions)
         serving = [(item.pool, self._sticky(context, item.pool, item.serving, seen)) for item in decision.pools]
-        wanted = desired(context, serving, self.cluster.served, seen.pools)
+        http = decide.serves_http(context, seen)
+        wanted = desired(context, serving, self.cluster.served, seen.pools, http=http)
         # Two autoscalers of one Deployment would fight, and KEDA refuses to be the second.
         self._prune(context, wanted, AUTOSCALERS)
-        for item in wanted:
-            self.cluster.apply(item, uid=context.uid)
+        refused = self._apply(context, body, wanted, now)
+        if refused is not None:
+            raise refused
         self._prune(context, wanted, OPTIONAL_KINDS)
         seen = self._observe(body)
         decision = decide.decide(context, known, seen)
@@ -135,9 +141,8 @@ class Reconciler:
 
     def _jobs(self, context: Context, actions: JobActions) -> None:
         for state, why in actions.rerun:
-            LOG.info("Job %s/%s is run again: %s", context.namespace, state.name, why)
             if (live := self.store.get("Job", (context.namespace, state.name))) is not None:
-                self.cluster.delete(live)
+                self.cluster.delete(live, why=f"it is run again: {why}")
         for state in actions.release:
             if (live := self.store.get("Job", (context.namespace, state.name))) is not None:
                 self.cluster.disown(live, uid=context.uid)
@@ -162,10 +167,13 @@ class Reconciler:
                 # A former pool keeps its budget as long as its pods.
                 former = kind == "PodDisruptionBudget" and self.store.get("Deployment", (context.namespace, name))
                 if (kind, name) not in kept and not (former and name not in pools):
-                    self.cluster.delete(live)
+                    self.cluster.delete(live, why="the resource does not ask for it any more")
 
     def _surplus(self, context: Context, decision: Decision, seen: Observation) -> list[str]:
-        """Deployments of former pools: they go when the others serve, at once where GPUs are scarce."""
+        """Deployments of former pools: they go when the others serve.
+
+        Where GPUs are scarce (`Recreate`), they go as soon as everything that the others serve is published.
+        """
         former = [
             state for name, state in seen.pools.items() if name not in {item.pool.name for item in decision.pools}
         ]
@@ -173,15 +181,55 @@ class Reconciler:
             item.current and (state := seen.pools.get(item.pool.name)) is not None and state.complete
             for item in decision.pools
         )
-        if not former or not (ready or context.spec.rollout.strategy is api.Strategy.RECREATE):
+        published = decision.complete and all(item.current for item in decision.pools)
+        recreate = context.spec.rollout.strategy is api.Strategy.RECREATE and published
+        if not former or not (ready or recreate):
             return [state.name for state in former]
         for state in former:
             if (live := self.store.get("Deployment", (context.namespace, state.name))) is not None:
-                self.cluster.delete(live)
+                self.cluster.delete(live, why="its pool is not in the resource any more")
             budget = self.store.get("PodDisruptionBudget", (context.namespace, state.name))
             if budget is not None:
-                self.cluster.delete(budget)
+                self.cluster.delete(budget, why="its pool is not in the resource any more")
         return []
+
+    def _apply(self, context: Context, body: Object, wanted: Sequence[Object], now: datetime) -> StalledError | None:
+        """Apply all that can be applied: one object that is refused keeps no other from its repair.
+
+        Returns:
+            The first refusal.
+        """
+        refused: StalledError | None = None
+        for item in wanted:
+            try:
+                if item["kind"] not in self.cluster.served:
+                    raise _unknown_kind(item)
+                path = self.cluster.apply(item, uid=context.uid)
+            except StalledError as error:
+                refused = refused or error
+                continue
+            if path is not None:
+                self._report_repair(body, item, path, now)
+        return refused
+
+    def _report_repair(self, body: Object, item: Object, path: str, now: datetime) -> None:
+        """Record an event about a field that somebody else had changed and that was set back."""
+        key = (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"], path)
+        recent = {found: at for found, at in self._repairs.items() if (now - at).total_seconds() < REPAIR_EVENT_SECONDS}
+        if key in recent:
+            return
+        self._repairs = recent | {key: now}  # never changed in place: other passes read it meanwhile
+        try:
+            self.cluster.emit(
+                body,
+                reason=Reason.DRIFT_REPAIRED,
+                message=f"{key[0]} {key[2]}: {path} was changed by somebody else and is set back; change the "
+                "AsrDeployment instead",
+                action="Repair",
+                warning=True,
+            )
+        except OperatorError as error:
+            LOG.warning("%s", error)  # the repair itself is done and logged
 
     def _stalled(self, body: Object, previous: api.Status, reason: str, message: str) -> api.Status:
         seen, generation = self._observe(body), body["metadata"]["generation"]
@@ -222,6 +270,14 @@ class Reconciler:
         except OperatorError as error:
             # The condition tells the same; a namespace without room for events must not stop the work.
             LOG.warning("%s", error)
+
+
+def _unknown_kind(item: Object) -> StalledError:
+    """KEDA's ScaledObject is the one kind that is asked for by name and may be missing."""
+    return StalledError(
+        Reason.KEDA_MISSING,
+        f"{item['kind']} {item['metadata']['name']}: this cluster has no KEDA; install it, or write provider: HPA",
+    )
 
 
 def _previous(body: Object) -> api.Status:

@@ -8,7 +8,7 @@ from typing import Any
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import BUILT, DEGRADED, READY, RECONCILING, SERVING, STALLED, Finding, find, merge
-from asr_operator.decide import Decision, Need, PoolDecision, pod_due
+from asr_operator.decide import Decision, Need, PoolDecision, pod_due, serves_http
 from asr_operator.events import Reason
 from asr_operator.observe import Observation, PoolState
 from asr_operator.render import services
@@ -52,14 +52,14 @@ def reduce(
         now: The time.
     """
     build_cause = _build_cause(decision, now)
-    causes = [cause for item in decision.pools if (cause := _pool_cause(item, seen, build_cause))]
+    causes = [cause for item in decision.pools if (cause := _pool_cause(context, item, seen, build_cause))]
     if surplus:
         causes.append(Cause(Reason.ROLLING_OUT, f"{', '.join(sorted(surplus))} of former pools still serve"))
     states = [state for item in decision.pools if (state := seen.pools.get(item.pool.name)) is not None]
     available = sum(state.available for state in seen.pools.values())
     wanted = sum(_wanted(item, seen) for item in decision.pools)
     findings = [
-        _ready(causes, available, wanted),
+        _ready(causes, decision, seen, wanted),
         _built(decision, build_cause),
         _serving(available, wanted),
     ]
@@ -78,7 +78,7 @@ def reduce(
         **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
-        endpoints=services.endpoints(context),
+        endpoints=services.endpoints(context, _served_model(context, seen), http=serves_http(context, seen)),
         last_failure=next((need.failure for need in decision.needs if need.failure), None),
     )
 
@@ -161,12 +161,12 @@ def _building(need: Need, now: datetime) -> Cause:
     )
 
 
-def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> Cause | None:
+def _pool_cause(context: Context, item: PoolDecision, seen: Observation, build: Cause | None) -> Cause | None:
     """Why a pool does not serve this generation yet; None if it does."""
     name = item.pool.name
     state = seen.pools.get(name)
     if not item.current:
-        return build or Cause(Reason.BUILDING, f"pool {name} waits for its artifact")
+        return build or _not_current(item)
     if state is None:
         return Cause(Reason.ROLLING_OUT, f"pool {name} is being made")
     if state.problem is not None and state.problem.permanent:
@@ -183,15 +183,32 @@ def _pool_cause(item: PoolDecision, seen: Observation, build: Cause | None) -> C
             stalled=True,
         )
     reason = state.problem.reason if state.problem else Reason.ROLLING_OUT
+    if (tls := context.spec.service.tls_secret_ref) and not told:
+        # A pod waits for a volume in silence: only its events name what is missing.
+        told = f"; new pods need Secret {tls.name} (spec.service.tlsSecretRef)"
     return Cause(
         reason, f"pool {name}: pods wanted {state.wanted}, new {state.updated}, available {state.available}{told}"
     )
 
 
-def _ready(causes: Sequence[Cause], available: int, wanted: int) -> Finding:
+def _not_current(item: PoolDecision) -> Cause:
+    """Why a pool has nothing new to serve, although all that is built is published."""
+    if item.degraded is Reason.PLAN_FAILED:
+        return Cause(Reason.PLAN_INCOMPATIBLE, item.note, stalled=True)
+    return Cause(Reason.BUILDING, f"pool {item.pool.name} waits for its artifact")
+
+
+def _ready(causes: Sequence[Cause], decision: Decision, seen: Observation, wanted: int) -> Finding:
     if causes:
         first = next((cause for cause in causes if cause.stalled), causes[0])
         return Finding.of(READY, False, first.reason, first.message)
+    states = [(item.pool, state) for item in decision.pools if (state := seen.pools.get(item.pool.name)) is not None]
+    silent = next((state for pool, state in states if _due(pool, state) and not state.available), None)
+    if silent is not None:
+        problem = f": {silent.problem.message}" if silent.problem else ""
+        message = f"pool {silent.pool}: no pod answers; pods wanted: {silent.wanted}{problem}"
+        return Finding.of(READY, False, Reason.REPLICAS_MISSING, message)
+    available = sum(state.available for state in seen.pools.values())
     if available:
         return Finding.of(READY, True, Reason.SERVING, f"the newest generation is served; pods available: {available}")
     if wanted:
@@ -250,6 +267,14 @@ def _wanted(item: PoolDecision, seen: Observation) -> int:
     if item.pool.autoscaling is not None:
         return item.pool.autoscaling.min_replicas
     return 1 if item.pool.replicas is None else item.pool.replicas
+
+
+def _served_model(context: Context, seen: Observation) -> str:
+    """The model that pods answer to: the one that is asked for, unless all pods that are ready still have another."""
+    wanted = context.spec.model.name
+    # An artifact lies at <storage>/<model>/<key>.
+    served = {state.active.rstrip("/").split("/")[-2] for state in seen.pools.values() if state.ready and state.active}
+    return wanted if not served or wanted in served else min(served)
 
 
 def _engines(states: Sequence[PoolState]) -> str | None:

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 SAMPLE_RATE = 16_000
 """Samples a second that every supported checkpoint and the wire use."""
 
+MAX_AUDIO_SECONDS = "max_audio_seconds"
+"""Parameter in the configuration of the models that clients call: clients refuse what is longer before they send it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:

@@ -1,5 +1,6 @@
 """`asr` against a real server."""
 
+import io
 import json
 import os
 import pty
@@ -11,8 +12,13 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
+import soundfile
+import soxr
 
 from asr_operator.render import start
 from model_builder import audio_set, triton
@@ -62,6 +68,106 @@ def test_the_word_error_rate_is_told_when_the_truth_is_known(address: tuple[str,
     done = asr("transcribe", *address, "--reference", str(audio_set.SHIPPED / "transcripts.json"), *map(str, FILES))
     assert done.returncode == 0
     assert b"word error rate" in (done.stdout + done.stderr).lower()
+
+
+# Files as people have them
+
+
+def speech() -> npt.NDArray[np.float32]:
+    """The first check recording."""
+    samples: npt.NDArray[np.float32] = soundfile.read(FILES[0], dtype="float32")[0]
+    return samples
+
+
+def lines(done: subprocess.CompletedProcess[bytes]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.fixture
+def odd_files(tmp_path: Path) -> list[str]:
+    """Two good recordings, and between them GSM from a call recorder, M4A and samples without a header."""
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    soundfile.write(folder / "a.wav", speech(), 16_000)
+    soundfile.write(folder / "b_gsm.wav", soxr.resample(speech(), 16_000, 8_000), 8_000, subtype="GSM610")
+    (folder / "c_m4a.wav").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    (folder / "d_raw.wav").write_bytes(np.full(8_000, -1, dtype="<i2").tobytes())
+    soundfile.write(folder / "e.wav", speech(), 16_000)
+    return sorted(map(str, folder.iterdir()))
+
+
+def test_odd_files_do_not_stop_the_others(address: tuple[str, ...], odd_files: list[str]) -> None:
+    done = asr("transcribe", *address, "--json", *odd_files)
+    good, gsm, m4a, raw, last = lines(done)
+    assert done.returncode == 1
+    assert done.stderr == b""
+    assert good["text"] == last["text"] == TRUTH[FILES[0].name]
+    assert gsm["text"]
+    assert "it is M4A" in m4a["error"]
+    assert f"ffmpeg -i {odd_files[2]} " in m4a["error"]
+    assert "samples without a header" in raw["error"]
+
+
+def test_the_bench_leaves_odd_files_out(address: tuple[str, ...], odd_files: list[str]) -> None:
+    done = asr("bench", *address, "--requests", "4", "--warmup-requests", "0", *odd_files)
+    assert done.returncode == 1
+    assert [line.split(b":")[1].strip().decode() for line in done.stderr.splitlines()] == odd_files[2:4]
+    assert b"RTFx" in done.stdout
+
+
+def test_audio_that_the_model_does_not_take_is_refused_by_its_header(address: tuple[str, ...], tmp_path: Path) -> None:
+    path = tmp_path / "meeting.wav"
+    soundfile.write(path, np.zeros((41 * 8_000, 2), dtype=np.int16), 8_000)
+    (line,) = lines(asr("transcribe", *address, "--json", str(path)))
+    assert line["error"] == "is 41.00 s long, at most 40 s are taken: cut it at pauses"
+
+
+@pytest.mark.parametrize("model", ["english_stt", "ensemble_english_stt"])
+def test_the_bench_refuses_utterances_that_the_model_does_not_take(server: triton.Server, model: str) -> None:
+    there = ("--url", server.ports.grpc_url, "--model", model)
+    done = asr("bench", *there, "--audio-seconds", "2", "41", str(FILES[0]))
+    assert done.returncode == 2
+    assert b"takes at most 40 s: --audio-seconds 2 40 cuts" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG", "MP3", "AIFF"])
+def test_any_format_comes_from_a_pipe(address: tuple[str, ...], kind: str) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, speech(), 16_000, format=kind)
+    (line,) = lines(asr("transcribe", *address, "--json", "-", stdin=content.getvalue()))
+    assert line["text"]
+
+
+def test_a_pipe_of_flac_without_a_length_is_transcribed(address: tuple[str, ...]) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, speech(), 16_000, format="FLAC")
+    streamed = bytearray(content.getvalue())
+    streamed[21] &= 0xF0
+    streamed[22:26] = bytes(4)
+    (line,) = lines(asr("transcribe", *address, "--json", "-", stdin=bytes(streamed)))
+    assert line["text"] == TRUTH[FILES[0].name]
+
+
+def test_stereo_in_opposite_phase_is_refused_until_a_channel_is_chosen(
+    address: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = tmp_path / "opposite.wav"
+    soundfile.write(path, np.stack([speech(), -speech()], axis=1), 16_000)
+    refused = asr("transcribe", *address, str(path))
+    assert refused.returncode == 1
+    assert b"cancel each other" in refused.stderr
+    (line,) = lines(asr("transcribe", *address, "--channel", "right", "--json", str(path)))
+    assert line["text"] == TRUTH[FILES[0].name]
+
+
+def test_errors_are_counted_by_a_nemo_manifest_with_a_byte_order_mark(address: tuple[str, ...], tmp_path: Path) -> None:
+    manifest = tmp_path / "manifest.json"
+    entry = {"audio_filepath": f"/elsewhere/{FILES[0].name}", "duration": 3, "text": TRUTH[FILES[0].name].upper() + "!"}
+    manifest.write_text(json.dumps(entry) + "\n", encoding="utf-8-sig")
+    known = ("--reference", str(manifest), "--json", str(FILES[0]))
+    words = len(TRUTH[FILES[0].name].split())
+    assert lines(asr("transcribe", *address, *known))[-1]["errors"] == words
+    assert lines(asr("transcribe", *address, "--normalize", *known))[-1]["errors"] == 0
 
 
 @contextmanager

@@ -113,7 +113,7 @@ class Timeline:
             if message == "finished":
                 self.now = ""
                 if told.get("note") and self._new(uid, str(number)):
-                    yield Moment(_time(told["time"], whole=True), who, task, told["note"])
+                    yield Moment(_time(told["timestamp"]), who, task, told["note"])
             elif "running" in state:
                 done = f" {told['done']:.0f} of {told['total']:.0f}" if told.get("done") and told.get("total") else ""
                 self.now = f"{who}: {task}{done}"

@@ -86,6 +86,56 @@ def test_what_was_edited_by_hand_is_repaired(api: ApiServer, acting: Acting) -> 
     )
 
 
+def test_a_repair_names_the_changed_field_in_an_event_and_in_the_log(
+    api: ApiServer, acting: Acting, running: Operator
+) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    patch = json.dumps({"spec": {"template": {"spec": {"terminationGracePeriodSeconds": 100}}}})
+    for _ in range(2):
+        api.kubectl("patch", "deployment", "english-cpu", "-n", acting.namespace, "-p", patch)
+        until(
+            lambda: (
+                acting.get("deployment", "english-cpu")["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] > 7
+            ),
+            "the repair",
+            seconds=20,
+        )
+    path = ".spec.template.spec.terminationGracePeriodSeconds"
+    until(
+        lambda: (
+            [
+                path in event["note"]
+                for event in acting.find("events.events.k8s.io")
+                if event["reason"] == "DriftRepaired"
+            ]
+            == [True]
+        ),
+        "one event for both repairs",
+    )
+    repairs = [
+        line for line in running.log.read_text().splitlines() if f"repair Deployment {acting.namespace}/" in line
+    ]
+    assert len(repairs) == 2
+    assert all(line.endswith(f"somebody else has changed it at {path}") for line in repairs)
+
+
+@pytest.mark.usefixtures("running")
+def test_each_object_that_the_operator_creates_is_one_line_of_its_log(
+    api: ApiServer, acting: Acting, running: Operator
+) -> None:
+    api.apply(manifest(acting.namespace))
+    served(acting)
+    created = [
+        f"create {kind} {acting.namespace}/{item['metadata']['name']}:"
+        for kind, plural in (("Deployment", "deployments"), ("Service", "services"), ("Job", "jobs"))
+        for item in acting.find(plural)
+    ]
+    log = running.log.read_text()
+    assert created
+    assert {line: log.count(line) for line in created} == dict.fromkeys(created, 1)
+
+
 @pytest.mark.parametrize("child", ["deployment/english-cpu", "service/english", "poddisruptionbudget/english-cpu"])
 @pytest.mark.usefixtures("running")
 def test_what_was_deleted_by_hand_comes_back(api: ApiServer, acting: Acting, child: str) -> None:

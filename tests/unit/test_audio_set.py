@@ -65,6 +65,43 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
         audio_set.load(tmp_path, max_seconds=40)
 
 
+def test_a_folder_of_other_files_is_refused_with_how_to_convert_them(tmp_path: Path) -> None:
+    (tmp_path / "a.m4a").write_bytes(b"x")
+    with pytest.raises(CheckAudioError, match=rf"ffmpeg -i {tmp_path}/a\.m4a -ar 16000 -ac 1 {tmp_path}/a\.wav"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+def test_recordings_of_a_call_recorder_are_read(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "gsm.wav", np.zeros(8_000), 8_000, subtype="GSM610")
+    assert audio_set.load(tmp_path, max_seconds=40).utterances[0].seconds == pytest.approx(1, abs=0.05)
+
+
+def test_all_files_that_are_refused_are_named_at_once(tmp_path: Path) -> None:
+    write(tmp_path, "a.wav", 1)
+    write(tmp_path, "b.wav", 41)
+    (tmp_path / "c.wav").write_text("no audio")
+    (tmp_path / "d.wav").mkdir()
+    with pytest.raises(CheckAudioError) as caught:
+        audio_set.load(tmp_path, max_seconds=40)
+    named = [line.split(":")[0].rpartition("/")[2] for line in str(caught.value).splitlines()]
+    assert named == ["b.wav", "c.wav", "d.wav"]
+
+
+def test_check_audio_whose_channels_cancel_each_other_is_refused(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 16_000)
+    soundfile.write(tmp_path / "a.wav", np.stack([noise, -noise], axis=1), 16_000)
+    with pytest.raises(CheckAudioError, match=r"cancel each other .* -af 'pan=mono"):
+        audio_set.load(tmp_path, max_seconds=40)
+
+
+def test_texts_come_from_a_nemo_manifest_too(tmp_path: Path) -> None:
+    write(tmp_path, "a.wav", 1)
+    (tmp_path / "transcripts.json").write_text(
+        '{"audio_filepath": "/x/a.wav", "text": "hello"}\n', encoding="utf-8-sig"
+    )
+    assert audio_set.load(tmp_path, max_seconds=40).texts == ["hello"]
+
+
 @pytest.mark.parametrize(("seconds", "value"), [(0.01, 0.1), (41, 0.1), (1, np.nan), (0, 0.1)])
 def test_audio_that_cannot_be_served_is_refused_with_its_name(tmp_path: Path, seconds: float, value: float) -> None:
     write(tmp_path, "odd.wav", seconds, value=value)
@@ -116,7 +153,6 @@ def wav(
         wav(bits=64),
         wav(kind=85),
         wav(form=2**31),
-        wav(size=0),
         wav()[:20],
         wav(kind=3, bits=32, samples=struct.pack("<f", float("inf")) * 16_000),
         wav(kind=3, bits=32, samples=struct.pack("<f", 1e30) * 16_000),
@@ -133,7 +169,7 @@ def wav(
             "64 bits",
             "MP3",
         ),
-        *("long header", "no samples", "header only", "infinite", "loud"),
+        *("long header", "header only", "infinite", "loud"),
     ],
 )
 def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, content: bytes) -> None:
@@ -146,6 +182,7 @@ def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, 
     "content",
     [
         wav(size=2**32 - 1),
+        wav(size=0),
         wav(riff=0),
         wav(align=0),
         wav(bits=8, samples=b"\x81" * 16_000),
@@ -153,7 +190,7 @@ def test_a_header_that_cannot_be_is_refused_with_the_files_name(tmp_path: Path, 
         wav(kind=3, bits=32, samples=struct.pack("<f", 0.1) * 16_000),
         wav(kind=3, bits=64, samples=struct.pack("<d", 0.1) * 16_000),
     ],
-    ids=["long data", "short file", "no alignment", "8 bits", "24 bits", "32-bit float", "64-bit float"],
+    ids=["long data", "no length", "short file", "no alignment", "8 bits", "24 bits", "32-bit float", "64-bit float"],
 )
 def test_other_encodings_and_harmless_lies_are_read(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.wav").write_bytes(content)
@@ -190,7 +227,7 @@ def test_a_name_that_cannot_be_shown_is_refused(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     "content",
     [
-        *("", "[]", "null", "1e999", '{"a.wav": "text"}', '{"a.wav": {}}', '{"a.wav": {"text": null}}'),
+        *("", "[]", "null", "1e999", '["a.wav"]', '{"a.wav": {}}', '{"a.wav": {"text": null}}'),
         *('{"a.wav": {"text": 5}}', '{"a.wav": {"text": ["x"]}}', '{"a.wav": {"text": "\\ud800"}}', "[" * 100_000),
     ],
     ids=lambda content: content[:30],

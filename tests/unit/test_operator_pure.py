@@ -17,6 +17,8 @@ from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
 from asr_operator.observe import pool_state as observed_pool
 from asr_operator.render import jobs
+from asr_operator.render.deployment import deployment as rendered
+from asr_operator.render.origin import Origin
 from asr_operator.store import Store
 from tests.support.operator_examples import ONNX, context, plan_for, resources
 
@@ -250,6 +252,11 @@ def reduced(resource: Object, seen: Observation, *, known: dict[str, api.Artifac
     return {item.type: (item.status.value, item.reason) for item in new.conditions}
 
 
+def origin_of(resource: Object) -> str:
+    found = context(resource)
+    return Origin(found, found.spec.pools[0]).to_json()
+
+
 def onnx_known(resource: Object) -> dict[str, api.Artifact]:
     return {jobs.onnx(context(resource)).name: ONNX}
 
@@ -285,10 +292,107 @@ def test_without_fallback_nothing_is_served_before_the_plan() -> None:
 def test_an_old_plan_serves_until_the_new_one_is_there() -> None:
     resource = with_pools(L4)
     old = plan_for().model_copy(update={"uri": "s3://old", "build": "plan-old"})
-    decision = decide.decide(context(resource), onnx_known(resource), seen_with(l4=pool_state("l4", old)))
+    state = pool_state("l4", old, origin=origin_of(resource))
+    decision = decide.decide(context(resource), onnx_known(resource), seen_with(l4=state))
     assert decision.pools[0].serving is not None
     assert decision.pools[0].serving.artifact == old
     assert not decision.pools[0].current
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"storage": {"uri": "s3://asr-models/prod", "endpoint": "http://elsewhere:9000", "secretRef": {"name": "b"}}},
+        {"storage": {"uri": "s3://asr-models/prod", "secretRef": {"name": "renewed"}}},
+        {"audio": {"maxSeconds": 120}},
+        {"engine": {"maxBatchSize": 128}},
+        {"model": {"name": "other_stt", "source": {"objectStore": {"uri": "s3://models/other.nemo"}}}},
+    ],
+)
+def test_pods_stay_as_they_are_until_what_another_generation_needs_is_built(change: Object) -> None:
+    before = with_pools({"name": "cpu", "replicas": 2})
+    first = decide.decide(context(before), onnx_known(before), Observation())
+    assert first.pools[0].serving is not None
+    live = rendered(context(before), first.pools[0].pool, first.pools[0].serving)
+    after = before | {"spec": before["spec"] | change | {"pools": [{"name": "cpu", "replicas": 3}]}}
+    seen = Observation(pools={"cpu": observed_pool(live, [])})
+    (decision,) = decide.decide(context(after), {}, seen).pools
+    assert decision.serving is not None
+    kept = rendered(context(after), decision.pool, decision.serving)
+    assert kept["spec"]["template"] == live["spec"]["template"]
+    assert kept["spec"]["replicas"] == 3
+    assert not decision.current
+
+
+def test_a_deployment_whose_generation_cannot_be_read_is_left_alone() -> None:
+    resource = with_pools({"name": "cpu"})
+    for origin in (None, "", "[]", "{}", '{"spec": {}, "triton": {}}', "{"):
+        state = pool_state("cpu", ONNX, origin=origin)
+        assert decide.decide(context(resource), {}, seen_with(cpu=state)).pools[0].serving is None
+
+
+def failed_plan(resource: Object) -> tuple[JobState, api.Failure]:
+    found = context(resource)
+    build = jobs.plan(found, found.spec.pools[0], ONNX)
+    reason = api.Failure(job=build.job_name, reason="Rejected", message="WER 12 %", transient=False)
+    return JobState(build.job_name, "u", build.name, Phase.FAILED, frozenset({"1"}), failure=reason), reason
+
+
+@pytest.mark.parametrize("available", [1, 0])
+def test_a_plan_that_serves_stays_when_the_next_one_is_rejected(available: int) -> None:
+    resource = with_pools(L4)
+    old = plan_for().model_copy(update={"uri": "s3://old", "build": "plan-old"})
+    job, _ = failed_plan(resource)
+    state = pool_state("l4", old, origin=origin_of(resource), available=available)
+    seen = Observation({job.name: job}, {"l4": state})
+    (decision,) = decide.decide(context(resource), onnx_known(resource), seen).pools
+    assert decision.serving is not None
+    assert decision.serving.artifact == old
+    assert decision.degraded is Reason.PLAN_FAILED
+    assert "WER 12 %" in decision.note
+    told = reduced(resource, seen, known=onnx_known(resource))
+    assert told["Ready"][0] == "False"
+    assert told["Degraded"] == ("True", "PlanFailed")
+
+
+def test_a_pool_that_serves_onnx_goes_on_with_it_when_its_plan_is_rejected() -> None:
+    resource = with_pools(L4)
+    job, _ = failed_plan(resource)
+    seen = Observation({job.name: job}, {"l4": pool_state("l4", ONNX)})
+    (decision,) = decide.decide(context(resource), onnx_known(resource), seen).pools
+    assert decision.serving is not None
+    assert decision.serving.artifact == ONNX
+    assert decision.current
+
+
+def test_ready_is_false_while_one_of_two_pools_answers_nobody() -> None:
+    resource = with_pools({"name": "cpu"}, {"name": "other"})
+    seen = seen_with(cpu=pool_state("cpu"), other=pool_state("other", available=0))
+    assert reduced(resource, seen, known=onnx_known(resource))["Ready"] == ("False", "ReplicasMissing")
+
+
+def test_endpoints_name_the_model_that_pods_answer_to() -> None:
+    resource = with_pools({"name": "cpu"})
+    seen = seen_with(cpu=pool_state("cpu", active="s3://asr-models/prod/former_stt/1", ready=1))
+    found = status.reduce(
+        context(resource),
+        decide.decide(context(resource), {}, seen),
+        seen,
+        api.Status(),
+        generation=2,
+        now=NOW,
+    )
+    assert found.endpoints is not None
+    assert found.endpoints.model == "former_stt"
+
+
+def test_http_stays_open_until_no_pod_without_tls_answers() -> None:
+    plain = with_pools({"name": "cpu"})
+    tls = plain | {"spec": plain["spec"] | {"service": {"tlsSecretRef": {"name": "missing"}}}}
+    before = seen_with(cpu=pool_state("cpu", origin=origin_of(plain)))
+    rolling = seen_with(cpu=pool_state("cpu", origin=origin_of(tls), complete=False))
+    after = seen_with(cpu=pool_state("cpu", origin=origin_of(tls)))
+    assert [decide.serves_http(context(tls), seen) for seen in (before, rolling, after)] == [True, True, False]
 
 
 @pytest.mark.parametrize(
@@ -572,3 +676,27 @@ def test_the_status_of_the_same_is_the_same_and_says_one_thing(resource: Object,
     for item in decision.pools:
         if item.serving is not None:
             assert decide.incompatibility(found, item.pool, item.serving.artifact) is None
+
+
+def test_a_build_that_failed_for_good_is_run_again_by_another_builder_image() -> None:
+    resource = with_pools({"name": "cpu"})
+    build = jobs.onnx(context(resource))
+    for image, expected in (
+        ("builder:old", [f"builder:old could not build it, the builder image is {build.image} now"]),
+        (build.image, []),
+    ):
+        job = JobState(
+            build.job_name,
+            "u",
+            build.name,
+            Phase.FAILED,
+            frozenset({"1"}),
+            ended=NOW,
+            failure=failure(transient=False),
+            image=image,
+        )
+        needs = decide.decide(context(resource), {}, Observation({job.name: job})).needs
+        found = decide.job_actions(
+            context(resource), needs, Observation({job.name: job}), distrusted=frozenset(), now=NOW
+        )
+        assert [why for _, why in found.rerun] == expected

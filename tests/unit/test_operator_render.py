@@ -304,10 +304,24 @@ def test_what_concerns_the_artifact_asks_for_another_build(change: Object) -> No
     assert jobs.onnx(context(changed(**change))).name != jobs.onnx(context()).name
 
 
-def test_another_image_of_the_operator_asks_for_no_other_build_but_another_job() -> None:
+def test_another_builder_image_of_the_operator_leaves_a_running_job_alone() -> None:
     newer = SETTINGS.model_copy(update={"builder_image": "registry.example.com/asr-builder:2.0"})
     body = example()
     before, after = jobs.onnx(context()), jobs.onnx(Context.of(body, api.parse(body).spec, newer))
+    assert before.name == after.name
+    assert before.job_name == after.job_name
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"build": {"nodeSelector": {"disk": "fast"}}},
+        {"build": {"deadlineSeconds": 600}},
+        {"image": {"builder": "registry.example.com/own-builder:1"}},
+    ],
+)
+def test_a_change_to_the_pod_of_a_build_asks_for_another_job_of_the_same_build(change: Object) -> None:
+    before, after = jobs.onnx(context()), jobs.onnx(context(changed(**change)))
     assert before.name == after.name
     assert before.job_name != after.job_name
 

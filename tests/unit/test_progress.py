@@ -1,7 +1,11 @@
 import io
 import json
+import logging
+from datetime import datetime, timedelta
 
+import kopf
 import pytest
+from kopf._core.actions.loggers import make_formatter
 from rich.console import Console
 
 from model_builder import progress
@@ -43,3 +47,13 @@ def test_brackets_in_what_is_told_are_shown_as_they_are(text: str, terminal: boo
     assert f"message {text}" in shown.getvalue()
     assert f"={text}" in shown.getvalue()
     assert f"note {text}" in shown.getvalue()
+
+
+def test_builder_and_operator_log_the_same_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.JsonReporter().error("storage failed", reason="StorageUnavailable")
+    (line,) = lines(capsys)
+    record = logging.LogRecord("asr_operator", logging.ERROR, __file__, 1, "storage failed", None, None)
+    operator = json.loads(make_formatter(log_format=kopf.LogFormat.JSON).format(record))
+    assert {"message", "severity", "timestamp"} <= line.keys() & operator.keys()
+    assert line["severity"] == operator["severity"]
+    assert datetime.fromisoformat(str(line["timestamp"])).utcoffset() == timedelta(0)

@@ -1,5 +1,6 @@
 """The command `asr` as far as it goes without a server."""
 
+import asyncio
 import json
 import os
 import re
@@ -14,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
 from asr_client import files, word_errors
 from asr_client.audio import AudioFileError
-from asr_client.cli import app
+from asr_client.cli import _result_line, app
 from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
 from asr_client.files import FileResult
 from asr_client.findings import Outcome
-from asr_client.transcription import Transcript, Word, transcript_of
+from asr_client.transcription import Transcript, Word, max_seconds_of, transcript_of
 from asr_serving import tensors
 from tests.support.programs import program
 
@@ -165,7 +167,7 @@ def test_a_missing_reference_is_wrong_usage(wav: str) -> None:
 
 def test_a_reference_of_another_form_is_told(tmp_path: Path, wav: str) -> None:
     reference = tmp_path / "transcripts.json"
-    reference.write_text('{"silence.wav": "text"}')
+    reference.write_text('{"silence.wav": 5}')
     found = asr("transcribe", "--reference", str(reference), wav)
     assert found.exit_code == 2
     assert "must be" in found.stderr
@@ -189,7 +191,71 @@ def test_bench_tells_a_bad_file_in_one_line(tmp_path: Path, closed_port: str) ->
     path.write_text("this is not audio")
     found = asr("bench", "--url", closed_port, str(path))
     assert found.exit_code == 1
-    assert found.stderr.strip() == f"error: {path}: cannot be read as audio (Format not recognised.)"
+    assert found.stderr.strip() == f"error: {path}: cannot be read as audio, it is text; give audio files"
+
+
+def test_bench_says_of_each_bad_file_why_it_is_left_out(tmp_path: Path, closed_port: str, wav: str) -> None:
+    bad = [tmp_path / name for name in ("a.wav", "b.wav")]
+    for path in bad:
+        path.write_text("this is not audio")
+    found = asr("bench", "--url", closed_port, str(bad[0]), wav, str(bad[1]))
+    assert found.exit_code == 3
+    told = [line.split(": ")[1] for line in found.stderr.splitlines()]
+    assert told[:2] == [str(path) for path in bad]
+
+
+def test_bench_bounds_the_audio_in_memory(monkeypatch: pytest.MonkeyPatch, closed_port: str, wav: str) -> None:
+    monkeypatch.setattr("asr_client.bench.MAX_AUDIO_SECONDS", 1.5)
+    assert asr("bench", "--url", closed_port, wav).exit_code == 3
+    found = asr("bench", "--url", closed_port, wav, wav)
+    assert found.exit_code == 2
+    assert "all in memory: give fewer" in found.stderr
+
+
+@pytest.mark.parametrize("command", ["transcribe", "bench"])
+def test_a_channel_of_another_name_is_wrong_usage(command: str, wav: str) -> None:
+    found = asr(command, "--channel", "centre", wav)
+    assert found.exit_code == 2
+    assert "'centre' is not left, right, mix or the number of a channel" in plain(found.stderr)
+
+
+def test_normalize_without_a_reference_is_wrong_usage(wav: str) -> None:
+    assert asr("transcribe", "--normalize", wav).exit_code == 2
+
+
+def test_a_line_break_in_a_files_name_does_not_break_the_line_of_its_error() -> None:
+    assert "\n" not in _result_line(FileResult("a\nb.wav", error="is empty"), as_json=False, width=None)
+
+
+def test_audio_in_memory_stays_below_its_bound() -> None:
+    most = in_memory = 0.0
+
+    async def one(memory: files.AudioMemory, seconds: float) -> None:
+        nonlocal most, in_memory
+        taken = await memory.take(seconds)
+        in_memory += taken
+        most = max(most, in_memory)
+        await asyncio.sleep(0)
+        in_memory -= taken
+        await memory.give_back(taken)
+
+    async def all_of_them() -> None:
+        memory = files.AudioMemory(100)
+        await asyncio.gather(*(one(memory, seconds) for seconds in (60, 50, 40, 1_000, 1, 99, 30) * 5))
+
+    asyncio.run(all_of_them())
+    assert in_memory == 0
+    assert most == 100
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [("40", 40.0), ("0", None), ("-1", None), ("inf", None), ("nan", None), ("long", None)]
+)
+def test_the_longest_audio_is_read_from_the_models_parameters(value: str, seconds: float | None) -> None:
+    config = ModelConfig()
+    assert max_seconds_of(config.parameters) is None
+    config.parameters["max_audio_seconds"].string_value = value
+    assert max_seconds_of(config.parameters) == seconds
 
 
 def test_a_folder_is_told_with_what_to_write_instead(tmp_path: Path) -> None:
@@ -199,14 +265,14 @@ def test_a_folder_is_told_with_what_to_write_instead(tmp_path: Path) -> None:
 
 def test_audio_of_more_than_an_hour_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "long.wav"
-    soundfile.write(path, np.zeros(3_601, dtype=np.int16), 1)
+    soundfile.write(path, np.zeros(3_601 * 2_000, dtype=np.int16), 2_000)
     with pytest.raises(AudioFileError, match=re.escape("is 3601.00 s long, at most 3600 s are taken")):
         files.read(str(path))
 
 
 def test_audio_that_memory_does_not_hold_is_told(tmp_path: Path) -> None:
     path = tmp_path / "large.flac"
-    soundfile.write(path, np.zeros((2_000_000, 8), dtype=np.int16), 192_000)
+    soundfile.write(path, np.zeros(1_800 * 16_000, dtype=np.int16), 16_000)
     script = """
 import resource, sys
 import numpy, soundfile, soxr

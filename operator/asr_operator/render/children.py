@@ -3,8 +3,6 @@
 from collections.abc import Container, Iterable
 
 from asr_operator.api import v1alpha1 as api
-from asr_operator.errors import StalledError
-from asr_operator.events import Reason
 from asr_operator.render import autoscaler, deployment, networkpolicy, poddisruptionbudget, podmonitor, services
 from asr_operator.render.context import Context, Object
 
@@ -14,6 +12,8 @@ def desired(
     pools: Iterable[tuple[api.Pool, deployment.Serving | None]],
     kinds: Container[str],
     existing: Container[str] = (),
+    *,
+    http: bool | None = None,
 ) -> list[Object]:
     """The objects that are to be there.
 
@@ -22,13 +22,12 @@ def desired(
         pools: Each with what to serve; None leaves its Deployment as it is.
         kinds: That the cluster knows.
         existing: Names of the pools that have a Deployment already.
-
-    Raises:
-        StalledError: A pool is scaled by KEDA, which the cluster does not have.
+        http: Whether Services have a port for HTTP; if None, unless clients are to use TLS.
     """
+    http = context.spec.service.tls_secret_ref is None if http is None else http
     found: list[Object | None] = [
-        services.client(context),
-        services.headless(context),
+        services.client(context, http=http),
+        services.headless(context, http=http),
         networkpolicy.networkpolicy(context),
     ]
     for pool, serving in pools:
@@ -37,11 +36,6 @@ def desired(
             found.append(deployment.deployment(context, pool, serving))
         artifact = None if serving is None else serving.artifact
         scaled = autoscaler.scaledobject(context, pool, artifact)
-        if scaled is not None and scaled["kind"] not in kinds:
-            raise StalledError(
-                Reason.KEDA_MISSING,
-                f"pool {pool.name}: this cluster has no KEDA (kind ScaledObject); install it, or write provider: HPA",
-            )
         # Not before there is something to scale: KEDA waits up to a quarter of an hour before it looks again.
         if serving is not None or pool.name in existing:
             found += [autoscaler.horizontalpodautoscaler(context, pool, artifact), scaled]

@@ -8,6 +8,7 @@ from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods, start
 from asr_operator.render.context import Context, Object
+from asr_operator.render.origin import Origin
 from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
@@ -44,6 +45,7 @@ class Serving:
         fetch_image: What fetches the artifact.
         yielded: Of the pods that are wanted, those given up so that a plan can be built on their GPU.
         kept: That many replicas are wanted since an autoscaler had set them before; None if that is not why.
+        origin: The generation that the pods are rendered from; the one of now if None.
     """
 
     artifact: api.Artifact
@@ -51,6 +53,7 @@ class Serving:
     fetch_image: str
     yielded: int = 0
     kept: int | None = None
+    origin: Origin | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,11 @@ def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
     """The Deployment of `pool`."""
     name = names.deployment(context.name, pool.name)
     selector = names.pool_selector(context.name, pool.name)
-    template = _template(context, pool, serving)
-    surge = context.spec.rollout.strategy is api.Strategy.SURGE
-    annotations = _annotations(serving.artifact)
+    origin = serving.origin or Origin(context, pool)
+    rollout = origin.context.spec.rollout
+    template = _template(origin.context, origin.pool, serving)
+    surge = rollout.strategy is api.Strategy.SURGE
+    annotations = _annotations(serving.artifact) | {names.ORIGIN_ANNOTATION: origin.to_json()}
     if serving.yielded:
         annotations |= {names.YIELDED_ANNOTATION: str(serving.yielded)}
     if pool.autoscaling is not None:
@@ -112,7 +117,7 @@ def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
                 else {"maxSurge": 0, "maxUnavailable": 1},
             },
             "minReadySeconds": MIN_READY_SECONDS,
-            "progressDeadlineSeconds": context.spec.rollout.deadline_seconds,
+            "progressDeadlineSeconds": rollout.deadline_seconds,
             "revisionHistoryLimit": 3,
             "template": template,
         },

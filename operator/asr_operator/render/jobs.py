@@ -1,11 +1,11 @@
 """Jobs that build: the ONNX model once, a TensorRT plan for each GPU product.
 
 A *build* names what is built: equal builds give the same artifact, so a build that is known is not run again, whatever
-became of images and pod settings. A *Job* is named by all that it is, so that it never has to be changed.
+became of images and pod settings. A *Job* is named by its build and by what the resource says about its pod, so that a
+resource that changes gets another Job, and an operator that is upgraded leaves a running one alone.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
@@ -57,6 +57,11 @@ class Build:
         """Name of the Job."""
         return str(self.job["metadata"]["name"])
 
+    @property
+    def image(self) -> str:
+        """Image that builds."""
+        return str(self.job["spec"]["template"]["spec"]["containers"][0]["image"])
+
 
 def onnx(context: Context) -> Build:
     """The build of the ONNX model from the checkpoint, on CPU."""
@@ -68,7 +73,8 @@ def onnx(context: Context) -> Build:
         "maxBatchSize": spec.engine.max_batch_size,
         "audio": spec.audio.as_json(),
         "acceptance": spec.acceptance.as_json(),
-        "storage": _location(spec.storage),
+        # All of it: pods roll to other credentials once a build has read the artifact with them.
+        "storage": spec.storage.as_json(),
     }
     source, variables, volumes, mounts = _source(spec.model.source)
     command = [
@@ -117,7 +123,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
         "tensorrt": context.triton.tensorrt,
         "precision": precision,
         "shapes": shapes,
-        "storage": _location(spec.storage),
+        "storage": spec.storage.as_json(),
     }
     command = [
         *("model-builder", "plan", model.uri),
@@ -148,10 +154,6 @@ def onnx_precision(engine: api.EngineSpec) -> api.Precision:
     if engine.preferred is api.Engine.TENSORRT:
         return api.Precision.FP32
     return engine.precision or api.Precision.FP32
-
-
-def _location(storage: api.Storage) -> dict[str, Any]:
-    return {"uri": storage.uri, "endpoint": storage.endpoint}
 
 
 def _common(spec: api.Spec) -> list[str]:
@@ -250,11 +252,24 @@ def _build(
         },
         "template": template,
     }
+    identity = {
+        "build": name,
+        "variables": variables,
+        "volumes": volumes,
+        "placement": placement,
+        "gpu": gpu,
+        "storage": spec.storage.as_json(),
+        "settings": spec.build.as_json(),
+        "checkAudio": spec.acceptance.audio.as_json() if spec.acceptance.audio else None,
+        "builder": spec.image.builder,
+        "pullSecrets": [item.name for item in spec.image.pull_secrets],
+        "pullPolicy": spec.image.pull_policy,
+    }
     job: Object = {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": names.job(kind, spec.model.name, names.digest([name, job_spec])),
+            "name": names.job(kind, spec.model.name, names.digest(identity)),
             "namespace": context.namespace,
             "labels": _labels(name),
         },

@@ -5,7 +5,7 @@ from asr_operator.api import v1alpha1 as api
 from asr_operator.render.context import Context, Object
 
 
-def client(context: Context) -> Object:
+def client(context: Context, *, http: bool) -> Object:
     """The Service of clients: the ready pods of all pools."""
     service = context.spec.service
     return {
@@ -18,12 +18,12 @@ def client(context: Context) -> Object:
             "type": service.type.value,
             **({"loadBalancerClass": service.load_balancer_class} if service.load_balancer_class else {}),
             "selector": names.server_selector(context.name),
-            "ports": _ports(context),
+            "ports": _ports(context, http=http),
         },
     }
 
 
-def headless(context: Context) -> Object:
+def headless(context: Context, *, http: bool) -> Object:
     """The Service whose name resolves to the addresses of all ready pods."""
     return {
         "apiVersion": "v1",
@@ -33,28 +33,27 @@ def headless(context: Context) -> Object:
             "type": "ClusterIP",
             "clusterIP": "None",
             "selector": names.server_selector(context.name),
-            "ports": _ports(context),
+            "ports": _ports(context, http=http),
         },
     }
 
 
-def endpoints(context: Context) -> api.Endpoints:
-    """Where clients find the model."""
+def endpoints(context: Context, model: str, *, http: bool) -> api.Endpoints:
+    """Where clients find the model, and its name."""
     base = f"{context.namespace}.svc.{context.settings.cluster_domain}"
-    tls = context.spec.service.tls_secret_ref is not None
     return api.Endpoints(
         grpc=f"{context.name}.{base}:{names.GRPC_PORT}",
-        http=None if tls else f"http://{context.name}.{base}:{names.HTTP_PORT}",
+        http=None if not http else f"http://{context.name}.{base}:{names.HTTP_PORT}",
         headless=f"{names.headless(context.name)}.{base}:{names.GRPC_PORT}",
-        model=context.spec.model.name,
+        model=model,
     )
 
 
-def _ports(context: Context) -> list[Object]:
+def _ports(context: Context, *, http: bool) -> list[Object]:
     # Triton serves HTTP without TLS only; where clients are to have TLS, it is for probes and metrics alone.
     tls = context.spec.service.tls_secret_ref is not None
     found = [(names.GRPC, names.GRPC_PORT, "kubernetes.io/h2c" if not tls else None)]
-    found += [] if tls else [(names.HTTP, names.HTTP_PORT, "http")]
+    found += [(names.HTTP, names.HTTP_PORT, "http")] if http else []
     return [
         {
             "name": name,

@@ -885,7 +885,7 @@ class Endpoints(ApiModel):
     grpc: StatusText
     """host:port for gRPC."""
     http: StatusText | None = None
-    """URL of Triton's HTTP API; absent with TLS."""
+    """URL of Triton's HTTP API, of which service.apis says how much is open; absent with TLS."""
     headless: StatusText
     """host:port that resolves to all pods, for gRPC clients that balance by themselves."""
     model: StatusText

@@ -393,8 +393,8 @@ def fetch(
     overrides: Annotated[
         str | None,
         typer.Option(
-            help="Other batching than was measured, as JSON: maxBatchSize, queueDelayMicroseconds, instances. Needs "
-            "--repository.",
+            help="What differs from the build, as JSON: maxBatchSize, queueDelayMicroseconds, instances, and device "
+            "(CPU or GPU) of the ONNX model. Needs --repository.",
             show_default=False,
         ),
     ] = None,

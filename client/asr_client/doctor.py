@@ -21,7 +21,7 @@ import numpy as np
 from asr_client import shared_memory
 from asr_client.findings import Finding, Outcome
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
-from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, channel, infer
+from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, channel, infer, is_restricted
 from asr_serving import tensors
 from asr_serving.tensors import SAMPLE_RATE, Tensor, model_names
 
@@ -29,6 +29,12 @@ CONNECT_SECONDS = 5.0
 ASK_SECONDS = 15.0
 REQUEST_SECONDS = 60.0
 """For one second of audio: the first request to a model may load libraries and choose kernels."""
+
+RESTRICTED = (
+    "The server gives this to holders of a key alone: look at --grpc-restricted-protocol among its arguments. Servers "
+    "of this project's operator restrict shared-memory, trace and logging, which nothing here asks for."
+)
+RESTRICTED_HTTP = "Clients of HTTP that ask for more need spec.service.apis: All, or triton.apis of the chart."
 
 SILENCE: Pcm = np.zeros(SAMPLE_RATE, dtype=np.int16)
 
@@ -140,25 +146,7 @@ async def _address(url: str) -> str:
 async def _alive(grpc: Any, url: str, tls: Tls | None) -> Finding:  # noqa: ANN401 (tritonclient has no types)
     live = await _ask(grpc.is_server_live)
     if isinstance(live, TranscriptionError):
-        speaks_tls = await asyncio.to_thread(_speaks_tls, url)
-        if speaks_tls and tls is None:
-            hint = "Add --tls, or --tls-ca FILE with the authority of its certificate."
-            return Finding("gRPC", Outcome.FAILED, "this port speaks TLS", hint)
-        if tls is not None and live.status == "StatusCode.UNAVAILABLE":
-            hint = (
-                "Look at the certificate: whether the authorities of --tls-ca signed it, and for this address's name "
-                "(else give another by --tls-server-name)."
-                if speaks_tls
-                else "This port does not speak TLS: leave out --tls, --tls-ca and --tls-server-name."
-            )
-            return Finding("gRPC", Outcome.FAILED, f"no TLS with this server: {live}", hint)
-        page = await asyncio.to_thread(_get, url, "/v2/health/live")
-        hint = "Something else listens there. Give the port of Triton's gRPC, usually 8001."
-        if isinstance(page, _Page):
-            hint = "HTTP answers there. Usual ports of Triton are 8000 HTTP, 8001 gRPC, 8002 metrics: give gRPC's."
-        elif live.status == "StatusCode.UNAVAILABLE":
-            hint += " If a proxy is set (http_proxy, https_proxy, grpc_proxy), add the host to no_proxy: gRPC uses it."
-        return Finding("gRPC", Outcome.FAILED, f"this is not Triton's gRPC: {live}", hint)
+        return await _unanswered(live, url, tls)
     server = await _ask(grpc.get_server_metadata)
     version = "" if isinstance(server, TranscriptionError) else f"{server.name} {server.version}, "
     ready = await _ask(grpc.is_server_ready)
@@ -171,12 +159,37 @@ async def _alive(grpc: Any, url: str, tls: Tls | None) -> Finding:  # noqa: ANN4
     return Finding("gRPC", Outcome.OK, f"{version}live and ready")
 
 
+async def _unanswered(error: TranscriptionError, url: str, tls: Tls | None) -> Finding:
+    """Why a port does not say whether Triton is alive."""
+    if is_restricted(error):
+        # It is Triton, and how it is shows in what it answers to requests.
+        return Finding("gRPC", Outcome.WARNING, f"Triton does not say how it is: {error}", RESTRICTED)
+    speaks_tls = await asyncio.to_thread(_speaks_tls, url)
+    if speaks_tls and tls is None:
+        hint = "Add --tls, or --tls-ca FILE with the authority of its certificate."
+        return Finding("gRPC", Outcome.FAILED, "this port speaks TLS", hint)
+    if tls is not None and error.status == "StatusCode.UNAVAILABLE":
+        hint = (
+            "Look at the certificate: whether the authorities of --tls-ca signed it, and for this address's name "
+            "(else give another by --tls-server-name)."
+            if speaks_tls
+            else "This port does not speak TLS: leave out --tls, --tls-ca and --tls-server-name."
+        )
+        return Finding("gRPC", Outcome.FAILED, f"no TLS with this server: {error}", hint)
+    page = await asyncio.to_thread(_get, url, "/v2/health/live")
+    hint = "Something else listens there. Give the port of Triton's gRPC, usually 8001."
+    if isinstance(page, _Page):
+        hint = "HTTP answers there. Usual ports of Triton are 8000 HTTP, 8001 gRPC, 8002 metrics: give gRPC's."
+    elif error.status == "StatusCode.UNAVAILABLE":
+        hint += " If a proxy is set (http_proxy, https_proxy, grpc_proxy), add the host to no_proxy: gRPC uses it."
+    return Finding("gRPC", Outcome.FAILED, f"this is not Triton's gRPC: {error}", hint)
+
+
 async def _models(grpc: Any, model: str | None) -> AsyncIterator[Finding]:  # noqa: ANN401
     index = await _ask(grpc.get_model_repository_index)
     if isinstance(index, TranscriptionError):
-        yield Finding(
-            "models", Outcome.FAILED, f"the repository index cannot be read: {index}", "Look at Triton's log."
-        )
+        hint = RESTRICTED if is_restricted(index) else "Look at Triton's log."
+        yield Finding("models", Outcome.FAILED, f"the repository index cannot be read: {index}", hint)
         return
     served = [Served(entry.name, entry.version, entry.state, entry.reason) for entry in index.models]
     yield judge_index(served)
@@ -266,7 +279,8 @@ def judge_interface(model: str, inputs: Sequence[Tensor], outputs: Sequence[Tens
 async def _answers(grpc: Any, model: str, ready: Collection[str]) -> AsyncIterator[Finding]:  # noqa: ANN401
     metadata = await _ask(grpc.get_model_metadata, model)
     if isinstance(metadata, TranscriptionError):
-        yield Finding("interface", Outcome.FAILED, f"{model}: {metadata}", "Look at Triton's log.")
+        hint = RESTRICTED if is_restricted(metadata) else "Look at Triton's log."
+        yield Finding("interface", Outcome.FAILED, f"{model}: {metadata}", hint)
         return
     interface = judge_interface(model, _tensors(metadata.inputs), _tensors(metadata.outputs))
     yield interface
@@ -281,7 +295,8 @@ async def _answers(grpc: Any, model: str, ready: Collection[str]) -> AsyncIterat
         yield await _refusal(client, grpc, model, SILENCE[None].repeat(2, axis=0), "a batch of two")
         yield await _refusal(client, grpc, model, SILENCE[None, :0], "empty audio")
     if isinstance(statistics, TranscriptionError):
-        yield Finding("statistics", Outcome.WARNING, f"not available: {statistics}")
+        hint = RESTRICTED if is_restricted(statistics) else ""
+        yield Finding("statistics", Outcome.WARNING, f"not available: {statistics}", hint)
         return
     counted = parse(statistics)
     for acoustic in acoustic_candidates(model, ready):
@@ -296,6 +311,8 @@ async def _silence(client: Client, model: str) -> Finding:
         transcript = await client.transcribe(SILENCE)
     except TranscriptionError as error:
         hint = "The models are loaded but do not work together; Triton's log has the whole error."
+        if is_restricted(error):
+            hint = RESTRICTED
         if error.status == "StatusCode.DEADLINE_EXCEEDED":
             hint = "The server is overloaded or hangs: look at its queue and at Triton's log, or restart it."
         if "shared memory" in str(error):
@@ -381,12 +398,19 @@ def _http(url: str) -> Finding:
     found = _get(url, "/v2/health/ready")
     if isinstance(found, str):
         return Finding("HTTP", Outcome.FAILED, f"{url} does not answer: {found}", hint)
+    about = _get(url, "/v2")
     # The metrics' port answers 200 to every path.
-    if found.status == http.HTTPStatus.NOT_FOUND or not _is_triton(_get(url, "/v2")):
+    if found.status == http.HTTPStatus.NOT_FOUND or not (_is_triton(about) or _is_kept(about)):
         return Finding("HTTP", Outcome.FAILED, f"{url} is not Triton's HTTP", hint)
+    if _is_kept(found):
+        hint = "Probes need it: leave health out of --http-restricted-api."
+        return Finding("HTTP", Outcome.WARNING, f"{url} does not say whether it is ready: health is restricted", hint)
     if found.status != http.HTTPStatus.OK:
         hint = "A model is loading or has failed to load: see above, and Triton's log."
         return Finding("HTTP", Outcome.FAILED, f"{url}/v2/health/ready answers {found.status}: not ready", hint)
+    if _is_kept(about):
+        found_out = f"{url} is ready; it gives its metadata to holders of a key alone (--http-restricted-api)"
+        return Finding("HTTP", Outcome.OK, found_out, RESTRICTED_HTTP)
     return Finding("HTTP", Outcome.OK, f"{url} is ready")
 
 
@@ -417,6 +441,15 @@ def _is_triton(page: _Page | str) -> bool:
         return isinstance(page, _Page) and "extensions" in json.loads(page.body)
     except (ValueError, TypeError):
         return False
+
+
+def _is_kept(page: _Page | str) -> bool:
+    """Whether this is how Triton refuses what it gives to holders of a key alone."""
+    return (
+        isinstance(page, _Page)
+        and page.status == http.HTTPStatus.FORBIDDEN
+        and b"API is restricted, expecting header" in page.body
+    )
 
 
 def _get(url: str, path: str) -> _Page | str:

@@ -177,6 +177,11 @@ class Client:
         return await repeated(once, retries=self._retries, seconds=self._timeout, again=again)
 
 
+def is_restricted(error: BaseException) -> bool:
+    """Whether the server gives this part of its API to holders of a key alone. It says so as UNAVAILABLE."""
+    return isinstance(error, TranscriptionError) and "is restricted, expecting header" in str(error)
+
+
 def max_seconds_of(parameters: Mapping[str, Any]) -> float | None:
     """Longest audio by the parameters of a model's configuration, None when they do not tell."""
     if tensors.MAX_AUDIO_SECONDS not in parameters:
@@ -194,12 +199,14 @@ def is_lost(error: BaseException) -> bool:
     A transcription changes nothing on the server, so it may be sent again even where it was perhaps done. What the
     server refused it would refuse again, and a request that took too long would take as long.
     """
-    if not isinstance(error, TranscriptionError):
+    if not isinstance(error, TranscriptionError) or is_restricted(error):
         return False
     # How Triton speaks of its models while it ends.
     ending = error.status == "StatusCode.NOT_FOUND" and "has no available versions" in str(error)
+    # A Python process of the server's has died, and so will the server: its container is started again.
+    broken = error.status == "StatusCode.INTERNAL" and "Stub process" in str(error) and "not healthy" in str(error)
     # CANCELLED is what a server that ends does to requests in flight: asyncio tells in another way what we cancel.
-    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending
+    return error.status in {"StatusCode.UNAVAILABLE", "StatusCode.CANCELLED"} or ending or broken
 
 
 async def repeated(
@@ -343,6 +350,8 @@ async def connect(
             except InferenceServerException as error:
                 reached = error.status() not in {"StatusCode.UNAVAILABLE", "StatusCode.DEADLINE_EXCEEDED"}
                 problem = f"{url} does not serve {model!r}" if reached else f"no Triton answers at {url}"
+                if is_restricted(TranscriptionError(error.message())):
+                    problem = f"Triton at {url} does not say what {model!r} takes (--grpc-restricted-protocol=metadata)"
                 raise ServerUnavailableError(
                     f"{problem}: {error.message()}; `asr doctor --url {url}{f' {tls}' if tls else ''}` says more",
                     error.status(),

@@ -1,14 +1,17 @@
-"""Batching that differs from what the build measured, laid over a verified copy of an artifact. It is not built again.
+"""What differs from the build where an artifact is served, laid over a verified copy. It is not built again.
 
-The copy itself stays as it was published; what is served lies beside it and shares its large files.
+The copy itself stays as it was published; what is served lies beside it, and shares its files where the volume has hard
+links.
 """
 
+import errno
+import filecmp
 import json
 import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from google.protobuf import text_format
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,6 +26,7 @@ from model_builder.repository.layout import IN_FLIGHT, VERSION
 
 CONFIG = "config.pbtxt"
 SETTINGS = "settings.json"
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES})
 
 
 class Overrides(BaseModel):
@@ -36,6 +40,8 @@ class Overrides(BaseModel):
     """How long a request to the ensemble over ONNX Runtime waits for company."""
     instances: int | None = Field(default=None, ge=1)
     """How many batches the acoustic model works on at once."""
+    device: Literal["CPU", "GPU"] | None = None
+    """What the ONNX model runs on. As built, Triton chooses: the CPU, without a word, where CUDA does not start."""
 
 
 def parse(text: str) -> Overrides:
@@ -52,7 +58,7 @@ def parse(text: str) -> Overrides:
 
 
 def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> None:
-    """Make the folder `target`: the artifact with other batching. One rename; what is there and right stays.
+    """Make the folder `target`: the artifact with what differs. One rename; what is there and right stays.
 
     Raises:
         OverridesError: They do not fit what was built.
@@ -70,7 +76,7 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
             shutil.rmtree(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         try:
-            shutil.copytree(artifact, partial, copy_function=os.link, dirs_exist_ok=True)
+            shutil.copytree(artifact, partial, copy_function=_link, dirs_exist_ok=True)
             for path, text in changed.items():
                 (partial / path).unlink()  # a link: what it leads to stays
                 (partial / path).write_text(text, encoding="utf-8")
@@ -82,8 +88,18 @@ def lay(artifact: Path, target: Path, overrides: Overrides, recipe: Recipe) -> N
         raise WorkFolderError(f"cannot write {target}: {error}") from error
 
 
+def _link(source: str, target: str) -> None:
+    """Link a file, or copy it where the volume has no hard links, as those over SMB."""
+    try:
+        os.link(source, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        shutil.copyfile(source, target)
+
+
 def _is_laid(artifact: Path, target: Path, changed: dict[Path, str]) -> bool:
-    """Whether `target` is what `lay` would make: links to the artifact's files, and the changed ones."""
+    """Whether `target` is what `lay` would make: the artifact's files, by links or as copies, and the changed ones."""
 
     def files(folder: Path) -> set[Path]:
         return {path.relative_to(folder) for path in folder.rglob("*") if path.is_file()}
@@ -92,7 +108,7 @@ def _is_laid(artifact: Path, target: Path, changed: dict[Path, str]) -> bool:
     return found == files(artifact) and all(
         (target / path).read_text(encoding="utf-8") == changed[path]
         if path in changed
-        else (target / path).samefile(artifact / path)
+        else (target / path).samefile(artifact / path) or filecmp.cmp(target / path, artifact / path, shallow=False)
         for path in found
     )
 
@@ -137,6 +153,9 @@ def _configure(config: Any, overrides: Overrides, *, plan: bool) -> None:  # noq
     # Nor does Triton join a plan's batches, which could then fit no profile.
     if overrides.queue_delay_microseconds is not None and not plan:
         config.dynamic_batching.max_queue_delay_microseconds = overrides.queue_delay_microseconds
-    if overrides.instances is not None:
-        for group in config.instance_group:
+    for group in config.instance_group:
+        if overrides.instances is not None:
             group.count = overrides.instances
+        # A plan is for a GPU in any case.
+        if overrides.device is not None and not plan:
+            group.kind = model_config_pb2.ModelInstanceGroup.Kind.Value(f"KIND_{overrides.device}")

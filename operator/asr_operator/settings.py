@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, YamlConfigSettingsSource
 
+from asr_operator.api.v1alpha1 import Apis
 from asr_operator.errors import SettingsError
 
 FILE_VARIABLE = "ASR_OPERATOR_SETTINGS"
@@ -28,7 +29,7 @@ class TritonImage(Group):
     """A Triton image, the TensorRT in it, and what builds plans for it."""
 
     image: str = Field(min_length=1)
-    """Such as nvcr.io/nvidia/tritonserver:25.08-py3."""
+    """Such as nvcr.io/nvidia/tritonserver:26.08-py3."""
     tensorrt: str = Field(pattern=r"^\d+\.\d+(\.\d+)*$")
     """TensorRT version in the image: its variable TRT_VERSION."""
     builder: str | None = None
@@ -40,6 +41,8 @@ class Triton(Group):
 
     images: tuple[TritonImage, ...] = Field(min_length=1)
     """The first one is the default of resources that ask for none."""
+    apis: Apis = Apis.INFERENCE
+    """Which of Triton's APIs clients may use, where a resource does not say (spec.service.apis)."""
 
 
 class Jobs(Group):

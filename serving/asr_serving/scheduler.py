@@ -10,7 +10,7 @@ delay. Nothing is computed for clients that have gone: else an overload would la
 import ctypes
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 
 import triton_python_backend_utils as pb_utils
 
-from asr_serving import audio, batching, frontend, metrics, settings, tensors, text
+from asr_serving import audio, batching, frontend, metrics, progress, refusals, settings, tensors, text
 from asr_serving.postprocessing import VOCABULARY_FILE, transcript_tensors
 
 ACOUSTIC_READY_SECONDS = 600.0
@@ -27,8 +27,6 @@ ANSWERING_THREADS = 4
 """An answer waits until the server has taken it: the acoustic model must not wait with it."""
 ASK_AFTER_SECONDS = 1.0
 """How long a client is taken to be there. Then it is asked for, which is a call to the server of 50 µs and more."""
-STOPPING = ("Server not ready", "Server is stopping")
-"""How Triton refuses calls between models once it ends. A client that hears UNAVAILABLE knows to ask elsewhere."""
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 REUSED_BYTES = 32 * 1024 * 1024
 """Allocations up to this size, the largest that glibc takes, and eight times as much free memory, are kept."""
@@ -73,6 +71,7 @@ class TritonPythonModel:
         self._waiting: list[_Waiting] = []
         self._stopping = False
         self._acoustic_answered = False
+        self._progress = progress.Progress()
         self._answering = ThreadPoolExecutor(ANSWERING_THREADS, thread_name_prefix="answer")
         self._workers = [
             threading.Thread(target=self._work, name=f"batch-{index}", daemon=True)
@@ -101,6 +100,15 @@ class TritonPythonModel:
             self._waiting.extend(accepted)
             self._arrived.notify()
 
+    def is_ready(self) -> bool:
+        """Whether what is asked is answered. Triton asks from release 26.03 on, as part of the model's readiness.
+
+        A pod whose scheduler is not ready is started again: busy, starting and ending ones are ready.
+        """
+        if self._stopping:
+            return True
+        return all(worker.is_alive() for worker in self._workers) and not self._progress.is_stuck()
+
     def finalize(self) -> None:
         with self._arrived:
             self._stopping = True
@@ -119,8 +127,11 @@ class TritonPythonModel:
             taken_at = time.monotonic()
             shape = self._settings.grid.shape_of(max(waiting.samples.size for waiting in batch))
             try:
-                inputs = self._frontend(*batches.pad([waiting.samples for waiting in batch], shape.samples))
-                outputs = self._call_acoustic([pb_utils.Tensor(name, array) for name, array in inputs.items()])
+                with self._progress.working(len(batch) * shape.samples / tensors.SAMPLE_RATE) as heard:
+                    inputs = self._frontend(*batches.pad([waiting.samples for waiting in batch], shape.samples))
+                    outputs = self._call_acoustic(
+                        [pb_utils.Tensor(name, array) for name, array in inputs.items()], heard
+                    )
             except Exception as error:  # noqa: BLE001 (whatever failed, every client of this batch must hear of it)
                 self._answering.submit(self._fail, batch, error)
             else:
@@ -169,13 +180,13 @@ class TritonPythonModel:
         except Exception as error:  # noqa: BLE001 (nobody looks at what a thread of the pool raises)
             self._fail(batch, error)
             return
-        for waiting, response in zip(batch, responses, strict=True):
-            _answer(waiting.sender, response)
+        with self._progress.working():
+            for waiting, response in zip(batch, responses, strict=True):
+                _answer(waiting.sender, response)
         self._count(batch, samples, taken_at)
 
     def _fail(self, batch: Sequence[_Waiting], error: Exception) -> None:
-        stopping = any(words in str(error) for words in STOPPING)
-        code = pb_utils.TritonError.UNAVAILABLE if stopping else pb_utils.TritonError.INTERNAL
+        code = getattr(pb_utils.TritonError, refusals.status(str(error), ending=self._stopping))
         response = _error(f"{self._settings.acoustic_model}: {error}", code)
         for waiting in batch:
             _answer(waiting.sender, response)
@@ -202,7 +213,7 @@ class TritonPythonModel:
         self._metrics.observe("request_seconds", [now - item.since for item in batch])
         self._metrics.accepted(-len(batch))
 
-    def _call_acoustic(self, inputs: list[Any]) -> Any:  # noqa: ANN401 (Triton's types exist only inside Triton)
+    def _call_acoustic(self, inputs: list[Any], heard: Callable[[], None]) -> Any:  # noqa: ANN401 (Triton's types)
         deadline = time.monotonic() + ACOUSTIC_READY_SECONDS
         while True:
             request = pb_utils.InferenceRequest(
@@ -212,11 +223,12 @@ class TritonPythonModel:
                 preferred_memory=pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0),
             )
             response = request.exec()
+            heard()
             if not response.has_error():
                 self._acoustic_answered = True
                 return response
             message = response.error().message()
-            if self._acoustic_answered or "not ready" not in message or time.monotonic() > deadline:
+            if self._acoustic_answered or not refusals.is_refused(message) or time.monotonic() > deadline:
                 raise RuntimeError(message)
             with self._room:
                 if self._room.wait_for(lambda: self._stopping, timeout=0.1):

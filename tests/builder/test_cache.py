@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from model_builder import triton
+from model_builder.errors import ServerError
 from model_builder.repository.overrides import CONFIG
 from tests.builder.conftest import Builder, Built
 
@@ -14,11 +16,11 @@ def laid(builder: Builder, built: Built, tmp_path: Path) -> Path:
     return fetch(builder, built, tmp_path / "cache")
 
 
-def fetch(builder: Builder, built: Built, cache: Path) -> Path:
+def fetch(builder: Builder, built: Built, cache: Path, **wanted: object) -> Path:
     """As the pods of a pool do that has a batching of its own."""
     digest = built.report["manifest_sha256"]
     target = cache / f"{digest[:16]}-0123456789"
-    overrides = json.dumps({"maxBatchSize": 4})
+    overrides = json.dumps(wanted or {"maxBatchSize": 4})
     done = builder.run(
         *("fetch", built.uri, str(cache / digest[:16]), "--manifest-sha256", digest, "--shared"),
         *("--overrides", overrides, "--repository", str(target)),
@@ -57,3 +59,11 @@ def test_an_altered_model_is_fetched_anew_and_served_with_the_batching(
     fetch(builder, built, laid.parent)
     (model,) = (laid / "onnx_english_stt").rglob("model.onnx")
     assert model.read_bytes() == whole
+
+
+def test_the_server_of_a_gpu_pool_does_not_start_where_it_finds_no_gpu(
+    builder: Builder, built: Built, tmp_path: Path
+) -> None:
+    repository = fetch(builder, built, tmp_path / "cache", device="GPU")
+    with pytest.raises(ServerError, match="has kind KIND_GPU but no GPUs are available"), triton.serve(repository):
+        pass

@@ -7,7 +7,9 @@ import pty
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ import pytest
 import soundfile
 import soxr
 
+from asr_operator.render import start
 from model_builder import audio_set, triton
 from tests.cluster.machine import until
 from tests.support.certificates import Certificate, certificate
@@ -271,6 +274,90 @@ def test_the_doctor_tells_a_server_without_tls(address: tuple[str, ...]) -> None
     done = asr("doctor", *address, "--tls")
     assert done.returncode == 1
     assert b"does not speak TLS" in done.stdout
+
+
+# Restricted APIs
+
+
+@contextmanager
+def restricted(repository: Path, *, http: Sequence[str], grpc: Sequence[str]) -> Iterator[triton.Ports]:
+    """Addresses of a Triton that gives some of its APIs to holders of a key alone, as the operator starts it."""
+    command, key = triton.command, "asr-restricted=0123456789"
+    flags = [f"--http-restricted-api={','.join(http)}:{key}", f"--grpc-restricted-protocol={','.join(grpc)}:{key}"]
+    with ExitStack() as servers:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(triton, "command", lambda *arguments: [*command(*arguments), *flags])
+            running = servers.enter_context(triton.serve(repository))
+        yield running.ports
+
+
+@pytest.fixture(scope="module")
+def in_a_pod(repository: Path) -> Iterator[triton.Ports]:
+    """What the operator restricts unless it is asked not to."""
+    with restricted(repository, http=start.RESTRICTED_HTTP, grpc=start.RESTRICTED_GRPC) as ports:
+        yield ports
+
+
+@pytest.fixture(scope="module")
+def closed(repository: Path) -> Iterator[triton.Ports]:
+    """More than is good for `asr`."""
+    kept = ("health", "metadata", "statistics", "model-repository")
+    with restricted(repository, http=("metadata",), grpc=kept) as ports:
+        yield ports
+
+
+def test_files_are_transcribed_and_measured_where_the_operator_restricts(in_a_pod: triton.Ports) -> None:
+    for command in (("transcribe", "--json"), ("bench", "--requests", "4")):
+        done = asr(command[0], "--url", in_a_pod.grpc_url, *command[1:], str(FILES[0]))
+        assert done.returncode == 0, done.stderr
+
+
+def test_the_doctor_finds_nothing_wrong_and_says_what_http_does_not_give(in_a_pod: triton.Ports) -> None:
+    done = asr("doctor", "--url", in_a_pod.grpc_url, "--http-url", f"http://{in_a_pod.host}:{in_a_pod.http}")
+    assert done.returncode == 0, done.stdout
+    assert b"it gives its metadata to holders of a key alone" in done.stdout
+    assert b"spec.service.apis: All" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/v2/health/live", 200),
+        ("/v2/health/ready", 200),
+        ("/v2/models/english_stt/ready", 200),
+        ("/v2", 403),
+        ("/v2/models/english_stt", 403),
+        ("/v2/models/english_stt/config", 403),
+        ("/v2/models/stats", 403),
+        ("/v2/logging", 403),
+        ("/v2/trace/setting", 403),
+        ("/v2/systemsharedmemory/status", 403),
+    ],
+)
+def test_probes_are_answered_and_all_else_that_is_no_inference_is_refused(
+    in_a_pod: triton.Ports, path: str, status: int
+) -> None:
+    try:
+        with urllib.request.urlopen(f"http://{in_a_pod.host}:{in_a_pod.http}{path}", timeout=20) as page:
+            found = page.status
+    except urllib.error.HTTPError as error:
+        found = error.code
+    assert found == status
+
+
+def test_the_doctor_says_that_a_restriction_stops_it(closed: triton.Ports) -> None:
+    done = asr("doctor", "--url", closed.grpc_url)
+    assert done.returncode == 1
+    assert b"Triton does not say how it is" in done.stdout
+    assert b"the repository index cannot be read: This protocol is restricted" in done.stdout
+    assert b"look at --grpc-restricted-protocol" in done.stdout
+
+
+def test_a_client_that_a_restriction_stops_says_so_at_once(closed: triton.Ports) -> None:
+    done = asr("transcribe", "--url", closed.grpc_url, str(FILES[0]))
+    assert done.returncode == 3
+    assert b"--grpc-restricted-protocol=metadata" in done.stderr
+    assert b"no Triton answers" not in done.stderr
 
 
 def test_a_model_that_is_not_served_is_told(server: triton.Server) -> None:

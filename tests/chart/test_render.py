@@ -172,6 +172,7 @@ def test_a_parent_chart_may_hand_down_what_turns_it_on() -> None:
             {"triton": {"images": [{"image": "x", "tensorrt": 10.6}]}},
             "at '/triton/images/0/tensorrt': got number, want string",
         ),
+        ({"triton": {"apis": "Some"}}, "at '/triton/apis': value must be one of 'Inference', 'All'"),
         ({"settings": {"workers": 0}}, "at '/settings/workers': minimum: got 0, want 1"),
         ({"settings": {"jobs": {"backoffLimit": 21}}}, "at '/settings/jobs/backoffLimit': maximum: got 21, want 20"),
         ({"settings": {"podMonitor": {"interval": "15"}}}, "at '/settings/podMonitor/interval': '15' does not match"),
@@ -205,6 +206,50 @@ def test_the_bounds_of_settings_are_the_operators() -> None:
         return found
 
     assert walk(schema["properties"]["settings"], theirs, "settings") == []
+
+
+def releases() -> list[Object]:
+    """The Triton releases that the project knows."""
+    found: list[Object] = yaml.safe_load((CHART / "files" / "triton-releases.yaml").read_text())
+    return found
+
+
+def test_the_offered_triton_images_are_those_of_the_table_with_the_newest_as_default() -> None:
+    offered = [item for item in releases() if item["offered"]]
+    images = yaml.safe_load((CHART / "values.yaml").read_text())["triton"]["images"]
+    assert [(item["image"], item["tensorrt"]) for item in images] == [
+        (f"nvcr.io/nvidia/tritonserver:{item['release']}-py3", item["tensorrt"]) for item in offered
+    ]
+    assert offered[0] == releases()[0]
+
+
+def test_one_offered_image_has_the_last_tensorrt_of_the_former_major_version() -> None:
+    majors = [item["tensorrt"].split(".")[0] for item in releases()]
+    last = next(item for item, major in zip(releases(), majors, strict=True) if major != majors[0])
+    assert last["offered"]
+
+
+def test_the_builder_is_made_upon_the_default_image() -> None:
+    base = (PROJECT / "model_builder" / "Dockerfile").read_text().partition("ARG BASE_IMAGE=")[2].splitlines()[0]
+    assert base == yaml.safe_load((CHART / "values.yaml").read_text())["triton"]["images"][0]["image"]
+
+
+def test_the_table_of_releases_goes_from_new_to_old_and_says_what_was_run() -> None:
+    names = [item["release"] for item in releases()]
+    assert names == sorted(names, reverse=True)
+    for item in releases():
+        assert set(item) == {"release", "triton", "tensorrt", "onnxruntime", "cuda", "driver", "offered", "ran"}
+        assert item["ran"]
+
+
+@pytest.mark.parametrize(("values", "apis"), [({}, "Inference"), ({"triton": {"apis": "All"}}, "All")])
+def test_the_operator_is_told_which_apis_clients_may_use(
+    values: Object,
+    apis: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Any,  # noqa: ANN401
+) -> None:
+    assert read_settings(values, monkeypatch, tmp_path).triton.apis == apis
 
 
 def write() -> None:

@@ -40,9 +40,13 @@ DOCKERFILES = Path(__file__).parent / "images"
 PREFIX = "localhost"
 TAG = "test"
 SUITE = "bookworm"
-# The interpreter's shared library is what Triton's Python backend embeds.
-BASE_PACKAGES = ("ca-certificates", "libpython3.11", "python3", "python3-venv")
-TRITON_PACKAGES = ("flatbuffers", "numpy", "nvidia-pytriton", "onnxruntime", "packaging", "protobuf")
+# What NVIDIA's recipe for the Triton image installs, without recommended packages: what else our Dockerfiles need of
+# their base is found missing here, and not by users.
+BASE_PACKAGES = (
+    *("ca-certificates", "python3", "libarchive-dev"),
+    *("python3-pip", "python3-wheel", "python3-setuptools", "libpython3-dev"),
+)
+TRITON_PACKAGES = ("flatbuffers", "nvidia-pytriton", "onnxruntime", "packaging", "protobuf")
 UV = PROJECT / ".cache" / "bootstrap" / "bin" / "uv"
 UV_CACHE = "/var/cache/uv"  # in builds; links cannot leave that mount
 UV_FLAGS = f"--cache-dir={UV_CACHE} --link-mode=copy"
@@ -199,8 +203,8 @@ def _uv_settings() -> str:
 
 
 def _base_context() -> Path:
-    """Debian in `base.tar`, made once."""
-    folder = SHARED / "base"
+    """Debian in `base.tar`, made once for each list of packages."""
+    folder = SHARED / f"base-{hashlib.sha256(repr((SUITE, BASE_PACKAGES)).encode()).hexdigest()[:8]}"
     if (folder / "base.tar").exists():
         return folder
     shutil.rmtree(folder, ignore_errors=True)

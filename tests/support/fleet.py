@@ -118,6 +118,18 @@ class Fleet:
         os.kill(server, signal.SIGKILL)
         return in_flight
 
+    def kill_process(self, model: str) -> None:
+        """SIGKILL to the Python process of a model in a pod; its server lives on."""
+        stubs = _processes(self.pods()[0].metadata.uid, b"triton_python_backend_stub")
+        (stub,) = (pid for pid in stubs if f"/{model}/" in Path(f"/proc/{pid}/cmdline").read_text())
+        os.kill(stub, signal.SIGKILL)
+
+    def server_container(self) -> Any:  # noqa: ANN401 (the client's type)
+        """State of the container with the server in the only pod."""
+        (pod,) = self.pods()
+        (found,) = pod.status.container_statuses
+        return found
+
 
 def ready(pod: Any) -> bool:  # noqa: ANN401 (the client's type)
     """Whether it is."""

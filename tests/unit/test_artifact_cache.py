@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from asr_operator.render.deployment import HOLD_LOCK
+from asr_operator.render.start import HOLD_LOCK
 from model_builder import artifact_cache, artifact_store
 from model_builder.artifact_store import Published
 from model_builder.errors import ArtifactError, WorkFolderError

@@ -4,8 +4,6 @@
 """
 
 import re
-import subprocess
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -333,22 +331,6 @@ def test_the_triton_image_is_found_by_the_version_of_tensorrt() -> None:
     assert triton_image(api.Image(), SETTINGS).image.endswith("24.10-py3")
     with pytest.raises(StalledError, match=r"no Triton image with TensorRT 10\.70, only 10\.5\.0, 10\.7\.0"):
         triton_image(api.Image(tensorrt="10.70"), SETTINGS)
-
-
-@pytest.mark.parametrize("pool", ["cpu", "spare"], ids=["alone", "with a cache volume"])
-def test_a_server_starts_without_the_shared_memory_that_a_killed_one_left(pool: str, tmp_path: Path) -> None:
-    (body,) = (item for item in children(context()) if file_name(item) == f"deployment-english-{pool}")
-    (container,) = body["spec"]["template"]["spec"]["containers"]
-    memory, lock = tmp_path / "memory", tmp_path / "lock"
-    memory.mkdir()
-    for name in ("triton_python_backend_shm_region_1", "triton_onnxruntime_backend_shm_region_2", "other"):
-        (memory / name).touch()
-    lock.touch()
-    here = {deployment.SHARED_MEMORY: str(memory), deployment.SERVER: "echo"}
-    command = [str(lock) if item.endswith(".lock") else here.get(item, item) for item in container["command"]]
-    started = subprocess.run([*command, "a server", "$0"], capture_output=True, text=True, check=True, timeout=60)
-    assert started.stdout == "a server $0\n"
-    assert [path.name for path in memory.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("grace", [30, 31, 60, 90, 3600])

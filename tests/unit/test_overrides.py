@@ -1,14 +1,20 @@
 """Other batching laid over an artifact, beside real folders; the same through `fetch` is in `tests/builder`."""
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2
+from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
 from model_builder.artifact import MANIFEST
-from model_builder.errors import WorkFolderError
-from model_builder.repository.overrides import lay, parse
-from tests.unit.test_recipe import example
+from model_builder.errors import OverridesError, WorkFolderError
+from model_builder.repository.overrides import CONFIG, lay, parse
+from tests.unit.test_model_configs import texts
+from tests.unit.test_recipe import TARGET, example
 
 WANTED = parse('{"maxBatchSize": 4}')
 SETTINGS = "english_stt/1/settings.json"
@@ -56,3 +62,52 @@ def test_an_empty_folder_is_taken(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     lay(artifact, tmp_path / "empty", WANTED, example())
     assert (tmp_path / "empty" / SETTINGS).is_file()
+
+
+def test_a_volume_without_hard_links_gets_copies_once(artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(*_: str) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    target = artifact.with_name("laid")
+    lay(artifact, target, WANTED, example())
+    assert (target / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes()
+    made = target.stat().st_ino
+    lay(artifact, target, WANTED, example())
+    assert target.stat().st_ino == made, "it is taken as it is"
+    (target / MANIFEST).write_text("altered")
+    lay(artifact, target, WANTED, example())
+    assert (target / MANIFEST).read_bytes() == (artifact / MANIFEST).read_bytes()
+
+
+def kinds(folder: Path) -> dict[str, str]:
+    """Kind of each acoustic model's instances."""
+    found = {}
+    for path in folder.glob(f"*/{CONFIG}"):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        (found[config.name],) = {ModelInstanceGroup.Kind.Name(group.kind) for group in config.instance_group}
+    return found
+
+
+@pytest.fixture
+def both(artifact: Path) -> Path:
+    """An artifact with an ONNX model and a plan."""
+    for name, text in texts(example(engine="Both", precision="FP16", plan=TARGET)).items():
+        if name.startswith(("onnx", "tensorrt")):
+            (artifact / name).mkdir()
+            (artifact / name / CONFIG).write_text(text)
+    return artifact
+
+
+@pytest.mark.parametrize("device", ["CPU", "GPU"])
+def test_an_onnx_model_runs_on_what_its_pool_has_and_a_plan_on_a_gpu(device: str, both: Path) -> None:
+    assert kinds(both)["onnx_english_stt"] == "KIND_AUTO"
+    target = both.with_name("laid")
+    lay(both, target, parse(json.dumps({"device": device})), example())
+    assert kinds(target) == {"onnx_english_stt": f"KIND_{device}", "tensorrt_english_stt": "KIND_GPU"}
+    assert kinds(both)["onnx_english_stt"] == "KIND_AUTO", "the artifact stays as it is"
+
+
+def test_another_device_than_cpu_and_gpu_is_refused() -> None:
+    with pytest.raises(OverridesError, match="device: Input should be 'CPU' or 'GPU'"):
+        parse('{"device": "AUTO"}')

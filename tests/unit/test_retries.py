@@ -73,6 +73,17 @@ def test_a_request_that_its_server_cancels_is_sent_again() -> None:
     assert asked([TranscriptionError("CANCELLED", "StatusCode.CANCELLED")]) == 2
 
 
+def test_a_server_that_has_lost_the_process_of_a_model_is_lost() -> None:
+    told = "Failed to process the request(s) for model instance 'n_0_0', message: Stub process 'n_0_0' is not healthy."
+    assert asked([TranscriptionError(told, "StatusCode.INTERNAL")]) == 2
+
+
+def test_what_a_server_gives_to_holders_of_a_key_alone_is_not_asked_for_again() -> None:
+    told = "This protocol is restricted, expecting header 'triton-grpc-protocol-asr-restricted'"
+    with pytest.raises(TranscriptionError, match="is restricted"):
+        asked([TranscriptionError(told, "StatusCode.UNAVAILABLE")])
+
+
 def test_an_answer_that_is_no_transcript_is_not_asked_for_again() -> None:
     with pytest.raises(TranscriptionError, match="lacks"):
         asked([TranscriptionError("the answer lacks words")])

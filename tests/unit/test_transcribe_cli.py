@@ -7,7 +7,9 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,33 @@ def test_doctor_says_that_nothing_listens(closed_port: str) -> None:
 def test_doctor_tells_json_lines(closed_port: str) -> None:
     findings = [json.loads(line) for line in asr("doctor", "--json", "--url", closed_port).stdout.splitlines()]
     assert [(finding["check"], finding["outcome"]) for finding in findings] == [("address", "ok"), ("TCP", "failed")]
+
+
+class Refusing(BaseHTTPRequestHandler):
+    """Answers as Triton does where an API is restricted."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.end_headers()
+        self.wfile.write(b'{"error":"This API is restricted, expecting header \'asr-restricted\'"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """Address of an HTTP server that refuses everything."""
+    with HTTPServer(("127.0.0.1", 0), Refusing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_doctor_says_that_a_server_keeps_its_health_from_the_probes(closed_port: str, refusing: str) -> None:
+    found = asr("doctor", "--url", closed_port, "--http-url", refusing)
+    assert "health is restricted" in found.stdout
+    assert "Probes need it: leave health out of --http-restricted-api" in found.stdout
 
 
 def test_doctor_tells_an_address_without_a_port() -> None:

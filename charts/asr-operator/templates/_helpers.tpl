@@ -83,6 +83,7 @@ builderImage: {{ include "asr-operator.image" (dict "root" . "key" "builderImage
 triton:
   images:
     {{- toYaml .Values.triton.images | nindent 4 }}
+  apis: {{ .Values.triton.apis }}
 namespaces: {{ toJson .Values.namespaces }}
 healthPort: 8080
 metricsPort: {{ ternary 9090 0 .Values.metrics.enabled }}

@@ -111,6 +111,13 @@ class ServiceType(StrEnum):
     LOAD_BALANCER = "LoadBalancer"
 
 
+class Apis(StrEnum):
+    """APIs of Triton."""
+
+    INFERENCE = "Inference"
+    ALL = "All"
+
+
 class PullPolicy(StrEnum):
     """As of a container."""
 
@@ -284,12 +291,12 @@ class Image(ApiModel):
     )
 
     triton: Text | None = None
-    """Triton image of the serving pods, such as nvcr.io/nvidia/tritonserver:25.08-py3. The default is one of the
+    """Triton image of the serving pods, such as nvcr.io/nvidia/tritonserver:26.08-py3. The default is one of the
     operator's list."""
     tensorrt: (
         Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+(\.[0-9]+)*$", min_length=3, max_length=32)] | None
     ) = None
-    """TensorRT version in the Triton image, such as 10.13.2. Without triton it picks the first image of the operator's
+    """TensorRT version in the Triton image, such as 11.2.1. Without triton it picks the first image of the operator's
     list with this version or one that starts with it."""
     builder: Text | None = None
     """Image that builds models and plans, instead of the operator's."""
@@ -704,6 +711,10 @@ class Service(ApiModel):
     """Annotations of the client Service, such as those of a cloud's load balancer."""
     load_balancer_class: Annotated[str, StringConstraints(min_length=1, max_length=253)] | None = None
     """Implementation of the load balancer."""
+    apis: Apis | None = None
+    """Which of Triton's APIs clients may use. Inference: over HTTP inference and health, over gRPC all but shared
+    memory, trace and logging; what else is asked is refused. All: everything, to everybody who reaches the pods. The
+    default is the operator's, triton.apis of its chart: Inference unless changed there."""
     tls_secret_ref: LocalRef | None = None
     """Secret of type kubernetes.io/tls. Then gRPC is served with TLS alone, and plain HTTP is not offered to clients.
     Pods take up a renewed certificate when they start: kubectl rollout restart deployment NAME-POOL."""
@@ -874,7 +885,7 @@ class Endpoints(ApiModel):
     grpc: StatusText
     """host:port for gRPC."""
     http: StatusText | None = None
-    """URL of Triton's HTTP API; absent with TLS."""
+    """URL of Triton's HTTP API, of which service.apis says how much is open; absent with TLS."""
     headless: StatusText
     """host:port that resolves to all pods, for gRPC clients that balance by themselves."""
     model: StatusText

@@ -45,6 +45,11 @@ class Context:
             metadata["name"], metadata["namespace"], metadata["uid"], spec, settings, triton_image(spec.image, settings)
         )
 
+    @property
+    def apis(self) -> api.Apis:
+        """Which of Triton's APIs clients may use."""
+        return self.spec.service.apis or self.settings.triton.apis
+
     def metadata(self, name: str, component: str, **more: Any) -> Object:  # noqa: ANN401 (any JSON)
         """Of a child that this resource alone owns."""
         return {

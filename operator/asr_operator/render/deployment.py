@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
-from asr_operator.render import pods
+from asr_operator.render import pods, start
 from asr_operator.render.context import Context, Object
 from asr_operator.render.origin import Origin
 from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
 TLS = "/etc/asr-operator/tls"
-SERVER = "/opt/tritonserver/bin/tritonserver"
 PYTHON_MODELS = 3
 SHARED_MEMORY_BYTES = 16 * 1024 * 1024
 """That each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
@@ -21,6 +20,7 @@ MIB = 1024 * 1024
 QUARTER_GIB = 256 * MIB
 MOST_SHARED_MEMORY = 32 * QUARTER_GIB
 PROBE_SECONDS = 5
+LIVENESS_SECONDS = 10
 MIN_READY_SECONDS = 2
 """A pod counts as available when it has been ready for so long: by then the Service's rules know it."""
 
@@ -33,16 +33,6 @@ where the image is named" | tee TERMINATION_LOG
 exit EXIT_CODE
 """.replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
 """Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
-
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
-REMOVE_REGIONS = 'rm -f "$0"/triton_*; exec "$@"'
-"""Starts a server without the shared memory of its killed predecessors in the same pod, which the volume outlives.
-
-A server removes only what it has made itself: ten crashes would fill the volume, and no server would start again.
-"""
-
-HOLD_LOCK = 'exec 9<"$0" && flock --shared 9 && exec "$@"'
-"""Starts a server that holds a lock as long as it lives: the shell becomes the server, with the lock's file open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,14 +186,21 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
 
 def repository(pool: api.Pool, artifact: api.Artifact) -> str:
     """Where the model repository lies in a pod. A volume that pods share may hold several."""
-    overrides = overrides_of(pool)
+    overrides = overrides_of(pool, artifact)
     suffix = f"-{names.digest(overrides)}" if overrides else ""
     return f"{MODELS}/{artifact.manifest_sha256[:16]}{suffix}"
 
 
-def overrides_of(pool: api.Pool) -> dict[str, int]:
-    """What `fetch` changes in the copy that is served, by the names of the API."""
-    return dict(pool.batching.as_json())
+def overrides_of(pool: api.Pool, artifact: api.Artifact) -> dict[str, int | str]:
+    """What `fetch` changes in the copy that is served: batching by the names of the API, and what it runs on.
+
+    An ONNX model is built for both. Left to itself, Triton would run it on the CPU wherever CUDA does not start, and
+    say nothing; a plan runs on a GPU or not at all.
+    """
+    found: dict[str, int | str] = dict(pool.batching.as_json())
+    if artifact.engine is api.Engine.ONNX_RUNTIME:
+        found["device"] = "CPU" if pool.gpu is None else "GPU"
+    return found
 
 
 def lock(artifact: api.Artifact) -> str:
@@ -213,7 +210,7 @@ def lock(artifact: api.Artifact) -> str:
 
 def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     artifact = serving.artifact
-    overrides = overrides_of(pool)
+    overrides = overrides_of(pool, artifact)
     _, storage_mounts = pods.storage_volumes(context)
     plan = artifact.engine is api.Engine.TENSORRT
     variables = {"HOME": "/tmp"} | pods.storage_variables(context)  # noqa: S108 (a pod's own)
@@ -292,11 +289,9 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         context,
         names.TRITON_CONTAINER,
         context.triton.image,
-        command=[
-            *("/bin/sh", "-c", REMOVE_REGIONS, SHARED_MEMORY),
-            *(("/bin/sh", "-c", HOLD_LOCK, lock(serving.artifact)) if pool.model_volume.claim_name is not None else ()),
-            SERVER,
-        ],
+        command=start.server(
+            context.apis, lock(serving.artifact) if pool.model_volume.claim_name is not None else None
+        ),
         args=args,
         env=pods.environment(variables, pool.env),
         resources=pods.resources(pool.resources, pods.gpu_resource(pool)),
@@ -306,24 +301,30 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
             {"name": names.METRICS, "containerPort": names.METRICS_PORT},
         ],
         # Loading and warming up take minutes; a pod that loads is not one that hangs.
-        startupProbe=_probe("ready", period=2, failures=max(deadline // 2, 1)),
-        readinessProbe=_probe("ready", period=PROBE_SECONDS, failures=2),
-        livenessProbe=_probe("live", period=10, failures=6),
+        startupProbe=_probe("/v2/health/ready", period=2, failures=max(deadline // 2, 1)),
+        readinessProbe=_probe("/v2/health/ready", period=PROBE_SECONDS, failures=2),
+        # The scheduler's own word for it, from release 26.01 on; a server that hangs answers nothing. It does not serve
+        # on before it is stopped, as a pod does that is deleted.
+        livenessProbe=_probe(
+            f"/v2/models/{context.spec.model.name}/ready", period=LIVENESS_SECONDS, timeout=LIVENESS_SECONDS, failures=6
+        )
+        | {"terminationGracePeriodSeconds": start.LOST_GRACE_SECONDS},
         lifecycle={"preStop": {"sleep": {"seconds": drain.stay}}},
         volumeMounts=[
             {"name": "models", "mountPath": MODELS, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "shm", "mountPath": SHARED_MEMORY},
+            {"name": "shm", "mountPath": start.SHARED_MEMORY},
             *([{"name": "tls", "mountPath": TLS, "readOnly": True}] if tls else []),
         ],
     )
 
 
-def _probe(what: str, *, period: int, failures: int) -> Object:
+def _probe(path: str, *, period: int, failures: int, timeout: int = PROBE_SECONDS) -> Object:
+    # Health is open whatever else of HTTP is restricted, and HTTP is plain also where gRPC has TLS.
     return {
-        "httpGet": {"path": f"/v2/health/{what}", "port": names.HTTP},
+        "httpGet": {"path": path, "port": names.HTTP},
         "periodSeconds": period,
-        "timeoutSeconds": PROBE_SECONDS,
+        "timeoutSeconds": timeout,
         "failureThreshold": failures,
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
-from asr_operator.render import pods
+from asr_operator.render import pods, start
 from asr_operator.render.context import Context, Object
 from model_builder import errors
 from model_builder.recipe import ARTIFACT_FORMAT
@@ -207,7 +207,8 @@ def _build(
         context,
         names.BUILD_CONTAINER,
         spec.image.builder or builder or settings.builder_image,
-        command=command[:2],
+        # A plan is built and checked on a GPU, for which the image's entry point prepares CUDA.
+        command=start.through_entry_point(command[:2]) if gpu else command[:2],
         args=command[2:],
         env=[*pods.environment(ours, spec.build.env), *extra],
         envFrom=pods.storage_credentials(context),

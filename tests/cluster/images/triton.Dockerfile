@@ -1,11 +1,14 @@
-# Stands in for NVIDIA's Triton image on CPU, for tests only: the same paths and command line. The server is that of the
-# nvidia-pytriton wheel; `onnxruntime` models are served by a backend in Python.
+# Stands in for NVIDIA's Triton image on CPU, for tests only: the same paths and command line, and of Python what NVIDIA's
+# recipe installs. The server is that of the nvidia-pytriton wheel; `onnxruntime` models are served by a backend in
+# Python, which lies beside it. There is no entry point.
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
+# NVIDIA's recipe. Debian's Python refuses pip unless told otherwise, NVIDIA's does not.
+ENV PIP_BREAK_SYSTEM_PACKAGES=1
+RUN pip3 install --no-cache-dir --upgrade "numpy<2" virtualenv && useradd triton-server --uid 1000
 COPY requirements-triton.lock /tmp/
-RUN python3 -m venv /opt/python \
- && /opt/python/bin/pip install --no-cache-dir --no-deps --no-compile --require-hashes -r /tmp/requirements-triton.lock \
- && site=$(echo /opt/python/lib/python3.*/site-packages) \
+RUN pip3 install --no-cache-dir --no-deps --no-compile --require-hashes -r /tmp/requirements-triton.lock \
+ && site=$(echo /usr/local/lib/python3.*/dist-packages) \
  && version=$(python3 -c 'import sys; print(f"{sys.version_info[0]}.{sys.version_info[1]}")') \
  && mkdir -p /opt/tritonserver/bin \
  && mv "$site/pytriton/tritonserver/backends" /opt/tritonserver/backends \
@@ -15,7 +18,7 @@ RUN python3 -m venv /opt/python \
  && rm -rf "$site/pytriton" /tmp/requirements-triton.lock
 COPY model_builder/triton_backends /opt/tritonserver/backends
 # The Python backend embeds the interpreter that it finds on PATH.
-ENV PATH=/opt/tritonserver/bin:/opt/python/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+ENV PATH=/opt/tritonserver/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     LD_LIBRARY_PATH=/opt/tritonserver/lib \
     ORT_DISABLE_TELEMETRY=1
 USER 1000:1000

@@ -682,7 +682,7 @@ def conform(
     output: Annotated[
         Path | None,
         typer.Option(
-            help="Write one JSON file, fit for an issue: no addresses, keys, audio or texts.",
+            help="Write one JSON file, fit for an issue: no addresses, keys, audio or texts. - prints it.",
             dir_okay=False,
             show_default=False,
             callback=_file_to_write,
@@ -735,9 +735,14 @@ def conform(
             else:
                 name = _resource_name(resource or "")
                 report = _conform_resource(name, namespace, context, tls=tls, options=options, progress=progress)
-        _console(width=None if sys.stdout.isatty() else 200).print(_conform_table(report.results))
-        if output is not None:
-            output.write_text(json.dumps(report.to_json(datetime.now(UTC)), indent=1) + "\n", encoding="utf-8")
+        printed = output is not None and str(output) == "-"
+        terminal = (sys.stderr if printed else sys.stdout).isatty()
+        _console(stderr=printed, width=None if terminal else 200).print(_conform_table(report.results))
+        record = json.dumps(report.to_json(datetime.now(UTC)), indent=1)
+        if printed:
+            typer.echo(record)
+        elif output is not None:
+            output.write_text(f"{record}\n", encoding="utf-8")
         if report.failed:
             raise typer.Exit(SOME_FAILED)
 

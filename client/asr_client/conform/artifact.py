@@ -136,7 +136,7 @@ def read(folder: Path) -> Artifact:
     try:
         manifest, references = (json.loads((folder / name).read_text("utf-8")) for name in (MANIFEST, REFERENCES))
     except (OSError, ValueError) as error:
-        raise ArtifactError(f"{folder} is not an artifact: {error}; fetch one with model-builder fetch") from error
+        raise ArtifactError("the folder of --artifact is not one that model-builder fetch made") from error
     return parse(manifest, references)
 
 
@@ -164,14 +164,15 @@ def check_audio(artifact: Artifact, folder: Path | None) -> CheckAudio:
     missing = [name for name in artifact.files if not (where / name).is_file()]
     if missing:
         lacks = f"{len(missing)} of the {len(artifact.files)} files of the artifact's check audio"
-        shown = folder or SHIPPED
+        shown = "the folder of --audio" if folder else SHIPPED
         raise AudioMissingError(f"{shown} lacks {lacks}; {advice}")
     signals = []
     for index, name in enumerate(artifact.files):
         try:
             signal = audio.read(where / name)
         except audio.AudioFileError as error:
-            raise AudioMissingError(str(error)) from error
+            # Names of files may be names of people; the record holds none.
+            raise AudioMissingError(f"file {index + 1} of the check audio cannot be read; {advice}") from error
         expected = artifact.seconds.get(name)
         if expected is not None and abs(signal.size / SAMPLE_RATE - expected) > LENGTH_TOLERANCE_SECONDS:
             raise AudioMissingError(

@@ -1,9 +1,13 @@
 """Result of one conformance check. Nothing in it names addresses, secrets, or the texts of a user's audio."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
+
+ADDRESS = re.compile(r"https?://\S+|\bipv[46]:\S+|\[[0-9a-f:]+\]:\d+|(?<![\w.-])[\w.-]+:\d{2,5}\b")
+"""What gRPC and Python name in their errors."""
 
 
 class Outcome(StrEnum):
@@ -39,7 +43,7 @@ class Result:
         return {
             "check": self.check,
             "outcome": self.outcome.value,
-            "message": self.message,
+            "message": ADDRESS.sub("ADDRESS", self.message),
             "hint": self.hint or None,
             "figures": dict(self.figures),
         }

@@ -474,6 +474,10 @@ def test_a_metric_that_lies_fails(name: str, value: float) -> None:
     assert outcome(load.judge_sums(replace(COUNTED, **{name: value}), 256, 1310.425, 256)) is FAIL
 
 
+def test_sums_are_not_judged_while_others_send_requests() -> None:
+    assert outcome(load.judge_sums(COUNTED, 256, 1310.425, 256, stable=False)) is SKIPPED
+
+
 def test_rows_of_the_acoustic_model_that_nobody_sent_fail() -> None:
     assert outcome(load.judge_sums(COUNTED, 256, 1310.425, 512)) is FAIL
 

@@ -60,7 +60,7 @@ class State:
         loaded_rtfx: The same with many in flight.
         server: Triton's version.
         acoustic: Acoustic models that are served.
-        models: All models that are served.
+        models: Models of the set that are served.
     """
 
     artifact: Artifact | None = None
@@ -115,10 +115,9 @@ async def examine(
 async def _versions(target: Target, client: Client, state: State, folder: Path | None) -> AsyncIterator[Result]:
     metadata = await _ask(client.grpc.get_server_metadata)
     state.server = None if metadata is None else str(metadata.version)
-    index = await _ask(client.grpc.get_model_repository_index)
-    if index is not None:
-        state.models = {entry.name for entry in index.models if entry.state == "READY"}
     names = model_names(target.model)
+    # Readiness is asked, not the repository's index: it is open however much of the API is restricted.
+    state.models = {name for name in names.values() if await _ask(client.grpc.is_model_ready, name)}
     state.acoustic = [names[engine] for engine in ("onnx", "tensorrt") if names[engine] in state.models]
     problem = ""
     try:
@@ -232,7 +231,7 @@ async def _load(target: Target, client: Client, state: State) -> AsyncIterator[R
     sent = [chosen[index % len(chosen)] for index in range(load.IN_FLIGHT)]
     signals = [state.speech[index] for index in sent]
     try:
-        before: load.Counts | None = await settled(target)
+        before: load.Counts | None = (await settled(target))[0]
     except MetricsError:
         before = None
     rows_before = await _rows(client, state)
@@ -246,14 +245,18 @@ async def _load(target: Target, client: Client, state: State) -> AsyncIterator[R
     if before is None:
         yield skipped(load.SUMS, "no metrics", "Give --metrics-url, such as http://localhost:8002/metrics.")
     else:
-        found = (await settled(target)).since(before)
+        after, stable = await settled(target)
+        found = after.since(before)
         rows_after = await _rows(client, state)
         rows = None if rows_before is None or rows_after is None else rows_after - rows_before
-        yield load.judge_sums(found, len(good), sum(good) / SAMPLE_RATE, rows)
+        yield load.judge_sums(found, len(good), sum(good) / SAMPLE_RATE, rows, stable=stable)
 
 
-async def settled(target: Target) -> load.Counts:
+async def settled(target: Target) -> tuple[load.Counts, bool]:
     """What the scheduler has counted, once its numbers, which lag behind by a tenth of a second, stand still.
+
+    Returns:
+        The counts, and whether they stand still; they do not while others send requests.
 
     Raises:
         MetricsError: The metrics cannot be read.
@@ -264,7 +267,7 @@ async def settled(target: Target) -> load.Counts:
         await asyncio.sleep(POLL_SECONDS)
         now = await _counts(target)
         if now == last or time.monotonic() > deadline:
-            return now
+            return now, now == last
         last = now
 
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,7 @@ def judge_stub(load: Load, *, restarted: bool, recovered: float | None) -> Resul
         restarted: Whether Kubernetes restarted the container.
         recovered: Seconds until all pods were ready again; None when they did not become ready.
     """
-    figures = {"restarted": restarted, "recovered_seconds": _rounded(recovered), **_figures(load)}
+    figures: dict[str, Any] = {"restarted": restarted, "recovered_seconds": _rounded(recovered), **_figures(load)}
     if load.wrong:
         message = f"{load.wrong} requests were answered with a wrong text after the process was killed"
         return failed(STUB, message, "Stop using this server, and report this with the record.", **figures)
@@ -104,7 +105,7 @@ def judge_stub(load: Load, *, restarted: bool, recovered: float | None) -> Resul
 
 def judge_deletion(load: Load, recovered: float | None) -> Result:
     """Whether deleting a pod under load costs no request."""
-    figures = {"recovered_seconds": _rounded(recovered), **_figures(load)}
+    figures: dict[str, Any] = {"recovered_seconds": _rounded(recovered), **_figures(load)}
     if load.wrong or load.errors:
         first = next(iter(load.errors), "wrong text")
         message = f"{load.errors.total()} requests failed and {load.wrong} were answered wrong: {first}"
@@ -161,7 +162,7 @@ async def end_under_load(
 
 def judge_termination(found: Ended) -> Result:
     """Whether each request in flight was answered, or failed in a way that clients repeat elsewhere."""
-    figures = {
+    figures: dict[str, Any] = {
         "sent": found.sent,
         "answered": found.right,
         "unavailable": found.unavailable,
@@ -181,7 +182,7 @@ def judge_termination(found: Ended) -> Result:
     return passed(TERMINATION, message, **figures)
 
 
-def _figures(load: Load) -> dict[str, int]:
+def _figures(load: Load) -> dict[str, Any]:
     return {"right": load.right, "wrong": load.wrong, "failed": load.errors.total()}
 
 

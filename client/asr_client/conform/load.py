@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -120,7 +121,12 @@ def judge_load(
         if isinstance(answer, Transcript) and answer.text != expected[index] and index not in tied
     ]
     swapped = [index for index, text in different if text in set(expected) - {expected[index]}]
-    figures = {"requests": len(sent), "failed": len(errors), "different": len(different), "swapped": len(swapped)}
+    figures: dict[str, Any] = {
+        "requests": len(sent),
+        "failed": len(errors),
+        "different": len(different),
+        "swapped": len(swapped),
+    }
     if errors:
         hint = "See Triton's log. Where it names shared memory, /dev/shm is too small; where it names queues, load is."
         return failed(LOAD, f"{len(errors)} of {len(sent)} requests failed: {errors[0]}", hint, **figures)
@@ -146,7 +152,12 @@ def judge_sums(found: Counts, sent: int, seconds: float, rows: int | None, *, st
     if not stable:
         reason = "the counts do not stand still: other clients send requests"
         return skipped(SUMS, reason, "Repeat this while nobody else uses the server.")
-    figures = {**found.to_json(), "sent": sent, "sent_audio_seconds": round(seconds, 3), "acoustic_rows": rows}
+    figures: dict[str, Any] = {
+        **found.to_json(),
+        "sent": sent,
+        "sent_audio_seconds": round(seconds, 3),
+        "acoustic_rows": rows,
+    }
     problems = [*_inner_problems(found), *_outer_problems(found, sent, seconds, rows)]
     if problems:
         hint = "Dashboards and autoscaling go by these metrics. If others send requests now, repeat this without them."

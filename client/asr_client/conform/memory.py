@@ -25,7 +25,7 @@ def judge_memory(found: Mapping[str, Any]) -> Result:
     if not peaks:
         return skipped(MEMORY, "the peak cannot be read: the kernel shows neither memory.peak nor VmHWM")
     peak = min(peaks)
-    figures = {"peak_bytes": peak, "limit_bytes": limit, "out_of_memory_kills": kills}
+    figures: dict[str, Any] = {"peak_bytes": peak, "limit_bytes": limit, "out_of_memory_kills": kills}
     hint = "Raise spec.pools[].resources.limits.memory."
     if kills:
         return failed(MEMORY, f"{kills} processes were killed for lack of memory", hint, **figures)
@@ -40,7 +40,7 @@ def judge_memory(found: Mapping[str, Any]) -> Result:
 def judge_shared(found: Mapping[str, Any]) -> Result:
     """Whether /dev/shm has room left: Triton's Python models pass audio through it, and never give it back."""
     used, limit = found["shared_used"], found["shared_limit"]
-    figures = {"used_bytes": used, "limit_bytes": limit}
+    figures: dict[str, Any] = {"used_bytes": used, "limit_bytes": limit}
     shown = f"{used / MIB:,.0f} MiB of {limit / MIB:,.0f} MiB in use after the load"
     if used > SHARE * limit:
         hint = "Give the server a larger /dev/shm: docker run --shm-size=1g; the operator sizes it by batch and length."

@@ -56,7 +56,11 @@ def judge_throughput(rate: float, measurements: Mapping[str, Any], *, forwarded:
     expected = expected_rate(measurements)
     if expected is None:
         return skipped(THROUGHPUT, f"{rate:,.1f} audio seconds a second; {NO_MEASUREMENTS}", rtfx=round(rate, 1))
-    figures = {"rtfx": round(rate, 1), "measured_at_build": expected, "client_cpu_share": round(cpu_share, 2)}
+    figures: dict[str, Any] = {
+        "rtfx": round(rate, 1),
+        "measured_at_build": expected,
+        "client_cpu_share": round(cpu_share, 2),
+    }
     shown = f"{rate:,.0f} audio seconds a second, {rate / expected:.0%} of what the plan reached when it was built"
     if rate >= SHARE * expected:
         return passed(THROUGHPUT, shown, **figures)
@@ -72,7 +76,11 @@ def judge_throughput(rate: float, measurements: Mapping[str, Any], *, forwarded:
 def judge_latency(p50_ms: float, expected_ms: float, seconds: float, *, forwarded: bool) -> Result:
     """Whether one request alone is as fast as the plan's smallest batch allows."""
     limit = FACTOR * expected_ms + OVERHEAD_MS
-    figures = {"p50_ms": round(p50_ms, 2), "measured_at_build_ms": expected_ms, "allowed_ms": round(limit, 2)}
+    figures: dict[str, Any] = {
+        "p50_ms": round(p50_ms, 2),
+        "measured_at_build_ms": expected_ms,
+        "allowed_ms": round(limit, 2),
+    }
     shown = f"{seconds:g} s of audio alone take {p50_ms:.1f} ms (p50); the plan itself took {expected_ms:.1f} ms"
     if p50_ms <= limit:
         return passed(LATENCY, shown, **figures)

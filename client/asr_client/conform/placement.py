@@ -1,6 +1,7 @@
 """Where the acoustic model runs: one that silently runs on the CPU is a hundred times slower than it looks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from asr_client.conform.outcome import Result, failed, passed, skipped
 from asr_client.conform.prometheus import Metrics
@@ -26,7 +27,7 @@ def judge_kind(model: str, kinds: Sequence[str], *, gpu: bool | None, visible: b
         visible: Whether the server's metrics show a GPU.
     """
     check = f"instance kind {model}"
-    figures = {"kinds": list(kinds), "gpu_expected": gpu, "gpu_in_metrics": visible}
+    figures: dict[str, Any] = {"kinds": list(kinds), "gpu_expected": gpu, "gpu_in_metrics": visible}
     expected = visible if gpu is None else gpu
     shown = ", ".join(kinds) or "none"
     if expected and (not kinds or set(kinds) != {"KIND_GPU"}):
@@ -62,7 +63,7 @@ def judge_memory(metrics: Metrics, model_bytes: int | None, *, gpu: bool | None)
             return skipped(MEMORY, f"a GPU is expected, but the metrics hold no {USED}", hint)
         return skipped(MEMORY, "no GPU is expected, and the metrics show none")
     least = max(LEAST_BYTES, model_bytes or 0)
-    figures = {"used_bytes": used, "expected_bytes": least}
+    figures: dict[str, Any] = {"used_bytes": used, "expected_bytes": least}
     if max(used) < least:
         message = f"at most {max(used) / MIB:,.0f} MiB of GPU memory are in use; model and CUDA need {least / MIB:,.0f}"
         return failed(MEMORY, message, NO_CUDA, **figures)

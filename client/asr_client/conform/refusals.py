@@ -1,8 +1,9 @@
 """Requests that must be refused, each beside a good one that must not suffer from it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -106,9 +107,7 @@ async def _send(client: Client, model: str, case: Case) -> None:
 
 def judge(check: str, refusals: Sequence[Refusal]) -> Result:
     """Whether each request was refused as the client's mistake, and each neighbour answered."""
-    figures: Mapping[str, str] = {
-        item.case: (item.status or "answered").removeprefix("StatusCode.") for item in refusals
-    }
+    figures: dict[str, Any] = {item.case: (item.status or "answered").removeprefix("StatusCode.") for item in refusals}
     suffered = [item for item in refusals if item.neighbour is not None]
     if suffered:
         message = f"beside {suffered[0].case!r}, a good request failed: {suffered[0].neighbour}"

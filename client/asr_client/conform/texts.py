@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -90,7 +91,7 @@ def judge(
         if not _ordered(answer, audio.signals[index].size / SAMPLE_RATE):
             times.append(index)
     files = len(artifact.references)
-    figures = {
+    figures: dict[str, Any] = {
         "files": files,
         "failed": len(errors),
         "different": different,

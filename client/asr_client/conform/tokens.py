@@ -94,7 +94,7 @@ def compare(references: Sequence[Reference], served: Sequence[Steps], limit: flo
 def judge(model: str, found: Comparison, limit: float, *, files: int) -> Result:
     """Whether the acoustic model gives the checkpoint's tokens."""
     check = f"tokens {model}"
-    figures = {
+    figures: dict[str, Any] = {
         "files": files,
         "steps": found.steps,
         "near_ties": found.near_ties,
@@ -124,7 +124,7 @@ def judge_logprobs(model: str, tokens: npt.NDArray[np.int32], logprobs: npt.NDAr
         return failed(check, message, hint)
     sums = np.exp(logprobs.astype(np.float64)).sum(axis=2)
     agree = float((logprobs.argmax(axis=2) == tokens).mean()) if tokens.size else 1.0
-    figures = {"steps": int(tokens.size), "agreement": agree}
+    figures: dict[str, Any] = {"steps": int(tokens.size), "agreement": agree}
     if agree < 1.0:
         return failed(check, f"the best token of logprobs is tokens in {agree:.1%} of the steps", hint, **figures)
     if not np.allclose(sums, 1.0, atol=1e-2):

@@ -725,8 +725,11 @@ def conform(
                 status.update(escape(what))
 
             def done(pool: str, result: "CheckResult") -> None:
-                # Also in a log: a run takes minutes, and a table at its end alone would look like a hang.
-                console.print(_conform_line(pool, result), soft_wrap=True)
+                # A run takes minutes, and in a log a table at its end alone would look like a hang.
+                if console.is_terminal:
+                    status.update(f"last: {_conform_line(pool, result)}")
+                else:
+                    console.print(_conform_line(pool, result), soft_wrap=True)
 
             progress = command.Progress(begun, done)
             if url is not None:
@@ -774,8 +777,7 @@ OUTCOME_COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
 
 def _conform_line(pool: str, result: "CheckResult") -> str:
     colour = OUTCOME_COLOURS[result.outcome.value]
-    line = f"[{colour}]{result.outcome.value:<7}[/] {escape(pool)}  {escape(result.check)}: {escape(result.message)}"
-    return f"{line}\n{escape(result.details)}" if result.details else line
+    return f"[{colour}]{result.outcome.value:<7}[/] {escape(pool)}  {escape(result.check)}: {escape(result.message)}"
 
 
 def _conform_table(results: "Mapping[str, Sequence[CheckResult]]") -> Table:
@@ -786,7 +788,10 @@ def _conform_table(results: "Mapping[str, Sequence[CheckResult]]") -> Table:
     for pool, found in results.items():
         for result in found:
             colour = OUTCOME_COLOURS[result.outcome.value]
-            text = escape(result.message) + (f" [dim]→[/] {escape(result.hint)}" if result.hint else "")
+            hint = f" [dim]→[/] {escape(result.hint)}" if result.hint else ""
+            text = "\n".join(
+                [escape(result.message) + hint, *(f"  {escape(line)}" for line in result.details.splitlines())]
+            )
             table.add_row(escape(pool), escape(result.check), f"[{colour}]{result.outcome.value}[/]", text)
     return table
 

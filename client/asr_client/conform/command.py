@@ -140,6 +140,8 @@ async def only_model(url: str, tls: Tls | None) -> str:
 
 async def terminated(target: Target, state: run.State) -> Result:
     """End the server by SIGTERM while requests wait."""
+    if not state.expected:
+        return skipped(kill.TERMINATION, "the server has transcribed nothing before: see above")
 
     async def terminate() -> None:
         await asyncio.to_thread(target.ask, "terminate")

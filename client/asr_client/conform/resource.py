@@ -12,12 +12,13 @@ from asr_client.conform.command import Options, Progress, Report, terminated
 from asr_client.conform.outcome import Result, failed, skipped
 from asr_client.conform.pods import Pods, forward, image, in_cluster, restarts
 from asr_client.conform.target import ShellError, Target, page_reader
-from asr_client.transcription import Tls, connect
+from asr_client.transcription import ServerUnavailableError, Tls, connect
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 
 Object = dict[str, Any]
 
+ALL = "all pools"
 RETRIES = 10
 """Of a request whose pod ends: a pod that is deleted has successors within seconds."""
 
@@ -48,13 +49,20 @@ def conform(
         with _target(pods, ready[0], pool, spec.model.name, tls) as target:
             progress.begun(f"pool {pool.name}: checks that change nothing")
             state = run.State()
-            asyncio.run(_examine(target, state, options, report, progress))
+            try:
+                asyncio.run(_examine(target, state, options, report, progress))
+            except ServerUnavailableError as error:
+                hint = f"asr doctor asr/{name} -n {namespace} says more; with TLS, --tls or --tls-ca is needed."
+                report.add(pool.name, failed("server", str(error), hint), progress)
             last = target, state
     if last is None:
         raise ClusterError(f"no pod of {name} is ready: asr doctor asr/{name} -n {namespace} says why")
-    if options.kill:
-        for result in _kill(pods, namespace, name, spec=spec, tls=tls, state=last[1], progress=progress):
-            report.add("all", result, progress)
+    if options.kill and last[1].expected:
+        try:
+            for result in _kill(pods, namespace, name, spec=spec, tls=tls, state=last[1], progress=progress):
+                report.add(ALL, result, progress)
+        except (ClusterError, ServerUnavailableError) as error:
+            report.add(ALL, failed("kill", str(error), "Look at the pods: kubectl get pods."), progress)
     return report
 
 

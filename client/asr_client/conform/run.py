@@ -227,6 +227,9 @@ async def _refusals(target: Target, _client: Client, state: State) -> AsyncItera
 
 
 async def _load(target: Target, client: Client, state: State) -> AsyncIterator[Result]:
+    if not state.expected:
+        yield skipped(load.LOAD, "the server has transcribed nothing before: see above")
+        return
     chosen = load.choose(state.speech, state.rtfx)
     sent = [chosen[index % len(chosen)] for index in range(load.IN_FLIGHT)]
     signals = [state.speech[index] for index in sent]
@@ -286,7 +289,7 @@ async def _rows(client: Client, state: State) -> int | None:
 
 async def _performance(target: Target, client: Client, state: State) -> AsyncIterator[Result]:
     measurements = state.artifact.measurements if state.artifact else {}
-    alone = performance.alone(measurements)
+    alone = performance.alone(measurements) if state.expected else None
     if alone is None:
         yield performance.judge_throughput(state.loaded_rtfx, {}, forwarded=target.forwarded, cpu_share=0.0)
         yield skipped(performance.LATENCY, performance.NO_MEASUREMENTS)
@@ -311,6 +314,9 @@ async def _performance(target: Target, client: Client, state: State) -> AsyncIte
 
 
 async def _cancellation(target: Target, client: Client, state: State) -> AsyncIterator[Result]:
+    if not state.expected:
+        yield skipped(cancellation.CHECK, "the server has transcribed nothing before: see above")
+        return
     longest = float(state.artifact.max_seconds - 1) if state.artifact else LONGEST_CUT_SECONDS
     wanted = cancellation.BACKLOG_SECONDS * state.rtfx / cancellation.REQUESTS
     seconds = min(max(wanted, SHORTEST_CUT_SECONDS), longest, LONGEST_CUT_SECONDS)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from asr_client.conform.artifact import CheckAudio, Reference
 from asr_client.conform.outcome import Result, failed, passed
-from asr_client.transcription import Client, infer
+from asr_client.transcription import Client, TranscriptionError, infer
 from asr_serving import tensors
 from asr_serving.tensors import model_names
 
@@ -135,8 +135,17 @@ def judge_logprobs(model: str, tokens: npt.NDArray[np.int32], logprobs: npt.NDAr
 async def acoustic_inputs(
     client: Client, model: str, acoustic: str, signal: npt.NDArray[np.int16]
 ) -> Mapping[str, Any]:
-    """What the acoustic model takes of one utterance, as preprocessing gives it."""
-    metadata = await client.grpc.get_model_metadata(acoustic)
+    """What the acoustic model takes of one utterance, as preprocessing gives it.
+
+    Raises:
+        TranscriptionError: A request failed.
+    """
+    from tritonclient.utils import InferenceServerException  # noqa: PLC0415
+
+    try:
+        metadata = await client.grpc.get_model_metadata(acoustic, client_timeout=REQUEST_SECONDS)
+    except InferenceServerException as error:
+        raise TranscriptionError(error.message(), error.status()) from error
     names = [tensor.name for tensor in metadata.inputs]
     given = {"audio_signal": client.encode(signal)}
     return await infer(client.grpc, model_names(model)["preprocessing"], given, names, timeout=REQUEST_SECONDS)

@@ -1,6 +1,7 @@
 """A conformance run of an AsrDeployment: one pod of each pool, and with `--kill` the pods together."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -90,6 +91,7 @@ def _target(pods: Pods, pod: Object, pool: api.Pool, model: str, tls: Tls | None
             host = f"[{address}]" if ":" in address else address
             grpc, metrics = f"{host}:{names.GRPC_PORT}", f"{host}:{names.METRICS_PORT}"
         else:
+            _without_proxy()
             ports = [
                 stack.enter_context(forward(pods, lambda: name, port)) for port in (names.GRPC_PORT, names.METRICS_PORT)
             ]
@@ -107,6 +109,13 @@ def _target(pods: Pods, pod: Object, pool: api.Pool, model: str, tls: Tls | None
             gpu=pool.gpu is not None,
             image=image(pod),
         )
+
+
+def _without_proxy() -> None:
+    """Keep gRPC's connections to port-forwards on this machine away from a proxy, if one is set."""
+    known = os.environ.get("no_grpc_proxy") or os.environ.get("no_proxy") or ""  # noqa: SIM112 (gRPC reads no other)
+    if "127.0.0.1" not in known.split(","):
+        os.environ["no_grpc_proxy"] = ",".join(filter(None, (known, "127.0.0.1")))  # noqa: SIM112
 
 
 def _kill(

@@ -13,7 +13,7 @@ import obstore
 import pytest
 
 from asr_client.transcription import TranscriptionError, transcribe_all
-from tests.cluster.machine import until
+from tests.cluster.machine import ClusterError, until
 from tests.cluster.services import Prometheus
 from tests.support import monitoring, platform
 from tests.support.load import steady, utterances
@@ -63,8 +63,12 @@ def test_helm_test_finds_that_the_demo_model_conforms(english: Speech) -> None:
     named = ("--set", f"conformance.resource={NAME}", "--set", f"conformance.namespace={english.namespace}")
     english.cluster.helm(*platform.INSTALL, "--reuse-values", *named, seconds=200)
     where = ("-n", platform.OPERATOR_NAMESPACE)
-    english.cluster.helm("test", platform.RELEASE, *where, "--timeout", "8m", seconds=500)
-    log = english.cluster.kubectl("logs", "asr-operator-conform", *where)
+    logs = ("logs", "asr-operator-conform", *where)
+    try:
+        english.cluster.helm("test", platform.RELEASE, *where, "--timeout", "8m", seconds=500)
+    except ClusterError as error:
+        raise AssertionError(english.cluster.kubectl(*logs)) from error
+    log = english.cluster.kubectl(*logs)
     checks = conformance(log[log.index("\n{\n") :])
     assert outcomes(checks, "skipped") == NOT_ON_CPU
     assert outcomes(checks, "pass") == set(checks) - NOT_ON_CPU

@@ -677,7 +677,7 @@ def conform(
     tls_ca: TlsCa = None,
     tls_server_name: TlsServerName = None,
     kill: Annotated[
-        bool, typer.Option("--kill", help="End processes and pods, too: requests of others may fail meanwhile.")
+        bool, typer.Option("--kill", help="End processes and pods, too: requests of other clients may fail.")
     ] = False,
     output: Annotated[
         Path | None,

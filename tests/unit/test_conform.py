@@ -180,7 +180,7 @@ def test_check_audio_of_a_user_that_is_not_at_hand_is_missing_with_what_to_give(
         artifact.check_audio(replace(artifact_of(), files=("call-1.wav", "call-2.wav")), None)
 
 
-def test_other_audio_of_the_same_name_is_told_by_its_length(tmp_path: Path) -> None:
+def test_other_audio_of_the_same_name_is_recognised_by_its_length(tmp_path: Path) -> None:
     for name in FILES:
         shutil.copy(SHIPPED / name, tmp_path)
     right = artifact_of()
@@ -421,7 +421,7 @@ def test_requests_that_get_their_own_texts_pass() -> None:
 @pytest.mark.parametrize(
     "answer",
     [TranscriptionError("shared memory exhausted"), SECOND, replace(FIRST, text="a note")],
-    ids=["failed", "another utterance's text", "a text that nobody spoke"],
+    ids=["failed", "another utterance's text", "a text of no utterance"],
 )
 def test_one_request_under_load_that_fails_or_is_answered_otherwise_fails(answer: Transcript) -> None:
     assert outcome(under_load(at0=answer)) is FAIL

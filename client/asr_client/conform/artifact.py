@@ -128,7 +128,7 @@ def _model_bytes(model: str, files: Mapping[str, Any]) -> int:
 
 
 def read(folder: Path) -> Artifact:
-    """Read an artifact that `model-builder fetch` brought to this machine.
+    """Read an artifact that `model-builder fetch` has downloaded.
 
     Raises:
         ArtifactError: The folder is none, or cannot be read.

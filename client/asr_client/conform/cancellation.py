@@ -55,7 +55,7 @@ def judge(found: Given) -> Result:
     figures = asdict(found) | {"seconds": round(found.seconds, 2)}
     shown = f"{found.sent - found.patient} of {found.sent} clients gave up: {found.cancelled} were not computed"
     hint = (
-        "Look at Triton's log: after an overload this server would compute what nobody waits for. If others send "
+        "Look at Triton's log: after an overload this server would compute requests without clients. If others send "
         "requests now, repeat this without them."
     )
     if found.answered != found.patient:

@@ -38,7 +38,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Reports to whoever waits: `begun` what is done now, `done` the name of a pool and one result of it."""
+    """Reports progress to the caller: `begun` with what is done now, `done` with a pool and one result of it."""
 
     begun: Callable[[str], None]
     done: Callable[[str, Result], None]

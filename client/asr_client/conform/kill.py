@@ -20,7 +20,7 @@ from asr_client.transcription import Client, TranscriptionError, is_lost
 STUB, TERMINATION, DELETION = "death of a Python process", "SIGTERM", "pod deletion"
 CLIENTS = 8
 IN_FLIGHT_AT_END = 64
-"""Requests that wait when the server is told to end."""
+"""Requests that wait when the server gets SIGTERM."""
 PAUSE_SECONDS = 0.3
 RECOVERY_SECONDS = 240.0
 POLL_SECONDS = 1.0
@@ -119,7 +119,7 @@ def judge_deletion(load: Load, recovered: float | None) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a server did with the requests in flight when it was told to end."""
+    """What a server did with the requests in flight when it got SIGTERM."""
 
     sent: int
     right: int

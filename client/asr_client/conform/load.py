@@ -146,12 +146,12 @@ def judge_sums(found: Counts, sent: int, seconds: float, rows: int | None, *, st
         found: Counted while the load ran.
         sent: Requests that were answered.
         seconds: Their audio.
-        rows: Rows that the acoustic model computed meanwhile, as Triton counts them; None where that is not known.
+        rows: Rows that the acoustic model computed during the load, as Triton counts them; None where that is not known.
         stable: Whether the counts stood still when they were read.
     """
     if not stable:
         reason = "the counts do not stand still: other clients send requests"
-        return skipped(SUMS, reason, "Repeat this while nobody else uses the server.")
+        return skipped(SUMS, reason, "Repeat this while no other client uses the server.")
     figures: dict[str, Any] = {
         **found.to_json(),
         "sent": sent,

@@ -134,5 +134,5 @@ def class_count_is_safe(server: str | None) -> bool:
 
 def class_count_skipped(check: str, server: str | None) -> Result:
     """The result for a server that such a request would end."""
-    hint = "Update to Triton 25.08 or newer: on this one, whoever may send requests can end the server."
+    hint = "Update to Triton 25.08 or newer: on this one, any client can end the server."
     return skipped(check, f"Triton core {server or 'unknown'} is older than 2.60: the request would end it", hint)

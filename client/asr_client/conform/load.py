@@ -146,7 +146,7 @@ def judge_sums(found: Counts, sent: int, seconds: float, rows: int | None, *, st
         found: Counted while the load ran.
         sent: Requests that were answered.
         seconds: Their audio.
-        rows: Rows that the acoustic model computed during the load, as Triton counts them; None where that is not known.
+        rows: Rows that the acoustic model computed in that time, as Triton counts them; None where it is not known.
         stable: Whether the counts stood still when they were read.
     """
     if not stable:

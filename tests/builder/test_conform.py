@@ -131,7 +131,7 @@ ALL_TEXTS = {f"texts {NAME}", f"texts ensemble_{NAME}"}
     [
         (wrong_text, ALL_TEXTS, set()),
         (wrong_token, {f"tokens onnx_{NAME}"}, set()),
-        (other_limit, {f"refusals {NAME}", f"refusals ensemble_{NAME}"}, set()),
+        (other_limit, {f"refusals {NAME}", f"refusals ensemble_{NAME}", "refused requests are counted"}, set()),
         (other_length, set(), ALL_TEXTS | {f"tokens onnx_{NAME}"}),
     ],
     ids=["another text", "another token", "a server that takes longer audio", "other audio of the same name"],

@@ -394,6 +394,14 @@ def test_a_request_of_each_kind_that_is_not_refused_as_it_must_be_fails(altered:
     assert outcome(refusals.judge("refusals", changed)) is FAIL
 
 
+def test_a_count_of_refused_requests_that_lies_fails() -> None:
+    expected = sum(case.by_model for case in refusals.cases("INT16", 40))
+    assert expected == 4
+    assert outcome(refusals.judge_counted(4, expected)) is PASS
+    assert outcome(refusals.judge_counted(0, expected)) is FAIL
+    assert outcome(refusals.judge_counted(8, expected)) is FAIL
+
+
 @pytest.mark.parametrize(("server", "safe"), [("2.51.0", False), ("2.60.0", True), ("2.71.0", True), (None, False)])
 def test_class_count_is_asked_of_servers_that_survive_it(server: str | None, safe: bool) -> None:
     assert refusals.class_count_is_safe(server) is safe

@@ -18,6 +18,7 @@ REQUEST_SECONDS = 120.0
 SAFE_CLASS_COUNT = (2, 60)
 """Core of Triton 25.08: before it, `class_count` on texts ended the server."""
 TEXTS = "decoded_texts"
+COUNTED = "refused requests are counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +30,14 @@ class Case:
         signal: The array that is sent as `audio_signal`.
         output: The output that is asked for.
         class_count: Ask for the best classes of that output.
+        by_model: Whether the scheduler model refuses it and counts it, and not Triton before it.
     """
 
     name: str
     signal: npt.NDArray[np.generic]
     output: str = TEXTS
     class_count: int = 0
+    by_model: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +72,8 @@ def cases(wire: str, longest_seconds: int) -> list[Case]:
         Case("empty", second[:, :0]),
         Case("too short", second[:, :100]),
         Case("too long", np.zeros((1, (longest_seconds + 1) * SAMPLE_RATE), dtype=dtype)),
-        Case("wrong type", other),
-        Case("unknown output", second, output="no_such_output"),
+        Case("wrong type", other, by_model=False),
+        Case("unknown output", second, output="no_such_output", by_model=False),
     ]
     if dtype is not np.int16:
         found.append(Case("not a number", np.full_like(second, np.nan)))
@@ -125,6 +128,15 @@ def judge(check: str, refusals: Sequence[Refusal]) -> Result:
     return passed(
         check, f"{count} of {count} kinds are refused as INVALID_ARGUMENT, neighbours are answered", **figures
     )
+
+
+def judge_counted(counted: float, expected: int) -> Result:
+    """Whether `asr_refused_total` grew by as many requests as the scheduler model refused."""
+    if counted != expected:
+        message = f"asr_refused_total grew by {counted:g}, {expected} requests were refused"
+        hint = "Alerts go by this metric. If other clients send requests that are refused, repeat this without them."
+        return failed(COUNTED, message, hint, counted=counted, refused=expected)
+    return passed(COUNTED, f"asr_refused_total grew by {expected}", counted=counted, refused=expected)
 
 
 def class_count_is_safe(server: str | None) -> bool:

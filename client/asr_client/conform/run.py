@@ -216,14 +216,27 @@ async def _refusals(target: Target, _client: Client, state: State) -> AsyncItera
         async with connect(target.url, model, tls=target.tls, timeout=REQUEST_SECONDS) as client:
             wire = client.encode(np.zeros(1, dtype=np.int16)).dtype
             name = {"int16": "INT16", "float32": "FP32", "float64": "FP64"}[wire.name]
-            found = [await refusals.refuse(client, model, case) for case in refusals.cases(name, longest)]
+            cases = refusals.cases(name, longest)
+            before = await _refused(target)
+            found = [await refusals.refuse(client, model, case) for case in cases]
             yield refusals.judge(f"refusals {model}", found)
+            if model == target.model and before is not None:
+                counted = (await _refused(target) or 0.0) - before
+                yield refusals.judge_counted(counted, sum(case.by_model for case in cases))
             check = f"class_count {model}"
             if refusals.class_count_is_safe(state.server):
                 case = refusals.Case("class_count on a text", np.zeros((1, SAMPLE_RATE), dtype=wire), class_count=1)
                 yield refusals.judge(check, [await refusals.refuse(client, model, case)])
             else:
                 yield refusals.class_count_skipped(check, state.server)
+
+
+async def _refused(target: Target) -> float | None:
+    """Requests that the scheduler has refused; None where the metrics cannot be read."""
+    try:
+        return (await settled(target))[0].refused
+    except MetricsError:
+        return None
 
 
 async def _load(target: Target, client: Client, state: State) -> AsyncIterator[Result]:

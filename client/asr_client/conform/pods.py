@@ -136,6 +136,17 @@ class Pods:
         found: socket.socket = forwarded.socket(port)
         return found
 
+    def require_forwarding(self, pod: str, port: int) -> None:
+        """Try a port-forward.
+
+        Raises:
+            ClusterError: It may not, or cannot be reached.
+        """
+        connection = self.open(pod, port)
+        with suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+        _answers(connection, None)
+
     def _api(self) -> Any:  # noqa: ANN401 (the client has no types)
         # One for each call: the stream functions replace a method of the client while they run.
         return kubernetes.client.CoreV1Api(kubernetes.client.ApiClient(self._cluster.configuration))
@@ -221,21 +232,30 @@ def _connect(pods: Pods, choose: Callable[[], str | None], port: int, local: soc
         _close(local)  # the client sees a connection that ends, and tries again
         return
     local.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    back = threading.Thread(target=_copy, args=(remote, local), daemon=True)
-    back.start()
-    _copy(local, remote)
+    threading.Thread(target=_answers, args=(remote, local), daemon=True).start()
+    with suppress(OSError):  # either side has gone, which its end shows to the other
+        while data := local.recv(CHUNK):
+            remote.sendall(data)
+    with suppress(OSError):
+        remote.shutdown(socket.SHUT_WR)
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
-    """Copy until one side ends; then both are closed."""
-    try:
-        while data := source.recv(CHUNK):
-            target.sendall(data)
-    except OSError:
-        pass  # the other side has gone, which closing shows to both
-    finally:
-        _close(source)
-        _close(target)
+def _answers(remote: socket.socket, local: socket.socket | None) -> None:
+    """Copy what a pod sends until it ends, also when nobody takes it any more.
+
+    The Kubernetes client's own thread would end with a traceback if its socket were closed before all is read.
+    """
+    with suppress(OSError):
+        while data := remote.recv(CHUNK):
+            if local is not None:
+                try:
+                    local.sendall(data)
+                except OSError:
+                    local = None
+                    remote.shutdown(socket.SHUT_WR)
+    _close(remote)
+    if local is not None:
+        _close(local)
 
 
 def _close(connection: Any) -> None:  # noqa: ANN401 (a socket, or the client's wrapper of one)

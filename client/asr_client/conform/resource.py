@@ -96,7 +96,7 @@ def _target(pods: Pods, pod: Object, pool: api.Pool, model: str, tls: Tls | None
                 stack.enter_context(forward(pods, lambda: name, port)) for port in (names.GRPC_PORT, names.METRICS_PORT)
             ]
             grpc, metrics = (f"127.0.0.1:{port}" for port in ports)
-            pods.open(name, names.GRPC_PORT).close()  # says at once where forwarding is not allowed
+            pods.require_forwarding(name, names.GRPC_PORT)
         yield Target(
             name=pool.name,
             url=grpc,
@@ -197,12 +197,14 @@ async def _stub(pods: Pods, model: str, url: str, tls: Tls | None, state: run.St
                 await asyncio.to_thread(killer.ask, "kill-stub")
             except ShellError as error:
                 return skipped(kill.STUB, str(error))
+            killed = time.monotonic()
 
             async def restarted() -> bool:
                 return restarts(await asyncio.to_thread(_again, pods, pod)) > before
 
             seen = await kill.until(restarted) is not None
-        recovered = await asyncio.to_thread(_await_ready, pods, wanted) if seen else None
+        ready = await asyncio.to_thread(_await_ready, pods, wanted) if seen else None
+        recovered = None if ready is None else time.monotonic() - killed
     if not seen:
         # It would fail for as long as it lives, and the user has asked for a check, not for an outage.
         await asyncio.to_thread(pods.delete, name)

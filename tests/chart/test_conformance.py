@@ -37,6 +37,14 @@ def test_the_test_runs_asr_conform_on_the_resource_in_its_namespace() -> None:
     assert one(found, "Role")["metadata"]["namespace"] == "models"
 
 
+def test_certificates_of_an_authority_can_be_mounted() -> None:
+    mount, volume = {"name": "ca", "mountPath": "/ca"}, {"name": "ca", "configMap": {"name": "authority"}}
+    values = {"extraVolumes": [volume], "extraVolumeMounts": [mount], "conformance": {"resource": "english"}}
+    spec = one(render(values), "Pod")["spec"]
+    assert spec["volumes"] == [volume]
+    assert spec["containers"][0]["volumeMounts"] == [mount]
+
+
 def test_its_rights_are_those_of_one_namespace_and_end_with_it() -> None:
     found = hooks(resource="english")
     assert {item["kind"] for item in found} == {"ServiceAccount", "Role", "RoleBinding", "Pod"}

@@ -199,9 +199,12 @@ def steps(change: dict[int, int] | None = None, offset: float = 0.0) -> list[tok
     return [tokens.Steps(changed, LOGPROBS + np.float32(offset)), tokens.Steps(TOKENS, LOGPROBS)]
 
 
-def judged(served: list[tokens.Steps], precision: str = "FP32") -> tuple[Result, tokens.Comparison]:
+def judged(served: list[tokens.Steps], precision: str = "FP32", *, sure: int = 100) -> tuple[Result, tokens.Comparison]:
+    """A judgement of these steps, before so many others that are as they should be."""
+    rest = tokens.Steps(np.full(sure, 320, dtype=np.int32), np.full(sure, -0.001, dtype=np.float32))
+    references = [*artifact_of().references, Reference("", rest.tokens, rest.logprobs)]
     limit = tokens.tolerance(precision, gpu=False)
-    found = tokens.compare(artifact_of().references, served, limit)
+    found = tokens.compare(references, [*served, rest], limit)
     return tokens.judge("onnx_english_stt", found, limit, files=2), found
 
 
@@ -219,6 +222,15 @@ def test_a_token_that_differs_where_two_were_equally_probable_is_a_near_tie() ->
     result, found = judged(steps({2: 5}), precision="FP16")
     assert outcome(result) is PASS
     assert found.tied == {0}
+
+
+def test_more_near_ties_than_rounding_explains_fail() -> None:
+    assert outcome(judged(steps({2: 5}), precision="FP16", sure=10)[0]) is FAIL
+
+
+@pytest.mark.parametrize("precision", ["FP16", "BF16"])
+def test_one_wrong_token_that_was_sure_fails_in_any_precision(precision: str) -> None:
+    assert outcome(judged(steps({0: 5}), precision=precision)[0]) is FAIL
 
 
 def test_another_number_of_steps_fails() -> None:

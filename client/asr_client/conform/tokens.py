@@ -21,6 +21,10 @@ from asr_serving.tensors import model_names
 
 TOLERANCE = {"FP32": 1e-2, "FP16": 0.25, "BF16": 2.0}
 """Of a token's log-probability at any step: as the build's own acceptance test allows, by precision."""
+EVEN = 0.25
+"""How far the log-probability of a near-tie may be above that of one half, whatever the precision."""
+MOST_NEAR_TIES = 0.01
+"""Of all steps: as the build's acceptance test allows by default."""
 CONCURRENCY = 8
 REQUEST_SECONDS = 300.0
 
@@ -80,7 +84,7 @@ def compare(references: Sequence[Reference], served: Sequence[Steps], limit: flo
             gaps = np.abs(found.logprobs - reference.logprobs)
             gaps = np.where(np.isfinite(gaps), gaps, np.inf)
             difference = max(difference, float(gaps.max(initial=0.0)))
-            even = np.maximum(found.logprobs, reference.logprobs) <= math.log(0.5) + limit
+            even = np.maximum(found.logprobs, reference.logprobs) <= math.log(0.5) + min(limit, EVEN)
             ties = differ & even & (gaps <= limit)
         if (differ & ~ties).any():
             wrong.append(index)
@@ -105,6 +109,10 @@ def judge(model: str, found: Comparison, limit: float, *, files: int) -> Result:
     if found.wrong:
         message = f"tokens of {len(found.wrong)} of {files} files differ from the checkpoint's"
         hint = "The acoustic model computes something else here than where it was built: report this with the record."
+        return failed(check, message, hint, **figures)
+    if found.near_ties > MOST_NEAR_TIES * found.steps:
+        message = f"{found.near_ties} of {found.steps} tokens differ, each where two were equally probable"
+        hint = "So many are more than rounding explains: report this with the record."
         return failed(check, message, hint, **figures)
     if found.difference > limit:
         message = f"log-probabilities differ from the checkpoint's by {found.difference:.2g}; {limit:g} is allowed"

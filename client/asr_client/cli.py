@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,10 @@ from asr_client import __doc__ as description
 if TYPE_CHECKING:
     # What these load is for the commands that need it: --help is quick, and works without the extra `client`.
     from asr_client.bench import Latency, Run, Summary
+    from asr_client.conform.command import Options as ConformOptions
+    from asr_client.conform.command import Progress as ConformProgress
+    from asr_client.conform.command import Report as ConformReport
+    from asr_client.conform.outcome import Result as CheckResult
     from asr_client.files import FileResult
     from asr_client.findings import Finding
     from asr_client.plans import Plan
@@ -56,6 +61,10 @@ def _address(value: str) -> str:
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
     return value
+
+
+def _optional_address(value: str | None) -> str | None:
+    return None if value is None else _address(value)
 
 
 def _file_to_write(value: Path | None) -> Path | None:
@@ -689,6 +698,189 @@ def _plans_table(found: "Sequence[Plan]") -> Table:
         state = f"[{colours[plan.state]}]{plan.state}[/]" if plan.state in colours else plan.state.value
         cells = (plan.resource, plan.pool, plan.gpu, plan.compute_capability, plan.tensorrt)
         table.add_row(*(escape(cell or "-") for cell in cells), state, plan.serves or "nothing", escape(plan.note))
+    return table
+
+
+@app.command()
+def conform(
+    resource: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="An AsrDeployment of your cluster: english or asr/english."),
+    ] = None,
+    *,
+    namespace: Namespace = None,
+    context: Context = None,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="Triton's gRPC, without Kubernetes.",
+            callback=_optional_address,
+            show_default=False,
+        ),
+    ] = None,
+    metrics_url: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="With --url: its metrics, http://HOST:8002/metrics.", show_default=False),
+    ] = None,
+    execute: Annotated[
+        str | None,
+        typer.Option(
+            "--exec",
+            metavar="COMMAND",
+            help="With --url: what runs a program beside the server, such as 'docker exec triton'.",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --url: the model N.", show_default="the only one that is served")
+    ] = None,
+    gpu: Annotated[
+        bool | None,
+        typer.Option(
+            "--gpu/--no-gpu", help="With --url: the model must run on a GPU.", show_default="as the metrics show"
+        ),
+    ] = None,
+    artifact: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The artifact, as model-builder fetch makes it.",
+            show_default="read beside the server",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="The check audio that the artifact was built with (spec.acceptance.audio).",
+            show_default="what comes with the package",
+            exists=True,
+            file_okay=False,
+        ),
+    ] = None,
+    use_tls: UseTls = False,
+    tls_ca: TlsCa = None,
+    tls_server_name: TlsServerName = None,
+    kill: Annotated[
+        bool, typer.Option("--kill", help="End processes and pods, too: requests of other clients may fail.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write one JSON file, fit for an issue: no addresses, keys, audio or texts. - prints it.",
+            dir_okay=False,
+            show_default=False,
+            callback=_file_to_write,
+        ),
+    ] = None,
+) -> None:
+    """Check that a server does on its own hardware and image what this project promises.
+
+    Versions, texts and tokens against the checkpoint's own, GPU really in use,
+    refusals, 256 requests in flight, metrics, clients that give up, memory.
+    A plan's speed against what its build measured.
+
+    It takes a minute or two, and loads the server: not while users wait.
+    Without --kill nothing is changed. With it, a Python process of Triton is killed,
+    the server is ended, and a pod is deleted, under load.
+
+    With a NAME it checks one pod of each pool. It needs the role view, and
+    create on pods/portforward and pods/exec (with --kill: delete on pods).
+    What you may not do is skipped, with the reason.
+
+    Exit codes: 0 nothing failed, 1 a check failed, 2 wrong usage, 3 no server.
+
+    Example: asr conform asr/english -n speech --output conformance.json
+
+    Example: asr conform --url localhost:8001 --metrics-url http://localhost:8002/metrics --exec 'docker exec triton'
+    """
+    from asr_client.conform import command  # noqa: PLC0415
+
+    if (resource is None) == (url is None):
+        raise typer.BadParameter("give either the NAME of an AsrDeployment or --url HOST:PORT", param_hint="NAME")
+    if resource is not None and (metrics_url or execute or model or gpu is not None):
+        raise typer.BadParameter("--metrics-url, --exec, --model and --gpu go with --url", param_hint="NAME")
+    tls = _tls(use_tls, tls_ca, tls_server_name)
+    options = command.Options(artifact=artifact, audio=audio, kill=kill)
+    console = _console(stderr=True)
+    with _errors_told():
+        with console.status("conformance") as status:
+
+            def begun(what: str) -> None:
+                status.update(escape(what))
+
+            def done(pool: str, result: "CheckResult") -> None:
+                # A run takes minutes, and in a log a table at its end alone would look like a hang.
+                if console.is_terminal:
+                    status.update(f"last: {_conform_line(pool, result)}")
+                else:
+                    console.print(_conform_line(pool, result), soft_wrap=True)
+
+            progress = command.Progress(begun, done)
+            if url is not None:
+                server = command.Server(url, metrics_url, shlex.split(execute or ""), model, gpu)
+                report = asyncio.run(command.of_server(server, tls, options, progress))
+            else:
+                name = _resource_name(resource or "")
+                report = _conform_resource(name, namespace, context, tls=tls, options=options, progress=progress)
+        printed = output is not None and str(output) == "-"
+        terminal = (sys.stderr if printed else sys.stdout).isatty()
+        _console(stderr=printed, width=None if terminal else 200).print(_conform_table(report.results))
+        record = json.dumps(report.to_json(datetime.now(UTC)), indent=1)
+        if printed:
+            typer.echo(record)
+        elif output is not None:
+            output.write_text(f"{record}\n", encoding="utf-8")
+        if report.failed:
+            raise typer.Exit(SOME_FAILED)
+
+
+def _conform_resource(
+    name: str,
+    namespace: str | None,
+    context: str | None,
+    *,
+    tls: "Tls | None",
+    options: "ConformOptions",
+    progress: "ConformProgress",
+) -> "ConformReport":
+    from asr_client.cluster import Cluster, ClusterError  # noqa: PLC0415 (the cluster's packages)
+    from asr_client.conform import resource  # noqa: PLC0415
+
+    try:
+        cluster = Cluster(context)
+        return resource.conform(
+            cluster, namespace or cluster.namespace, name, tls=tls, options=options, progress=progress
+        )
+    except ClusterError as error:
+        _tell_error(str(error))
+        raise typer.Exit(NO_SERVER) from error
+
+
+OUTCOME_COLOURS = {"pass": "green", "fail": "red", "skipped": "yellow"}
+
+
+def _conform_line(pool: str, result: "CheckResult") -> str:
+    colour = OUTCOME_COLOURS[result.outcome.value]
+    return f"[{colour}]{result.outcome.value:<7}[/] {escape(pool)}  {escape(result.check)}: {escape(result.message)}"
+
+
+def _conform_table(results: "Mapping[str, Sequence[CheckResult]]") -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("pool", "check", "outcome"):
+        table.add_column(column, no_wrap=True)
+    table.add_column("what was found, and what to do", overflow="fold")
+    for pool, found in results.items():
+        for result in found:
+            colour = OUTCOME_COLOURS[result.outcome.value]
+            hint = f" [dim]→[/] {escape(result.hint)}" if result.hint else ""
+            text = "\n".join(
+                [escape(result.message) + hint, *(f"  {escape(line)}" for line in result.details.splitlines())]
+            )
+            table.add_row(escape(pool), escape(result.check), f"[{colour}]{result.outcome.value}[/]", text)
     return table
 
 

@@ -47,6 +47,7 @@ class Cluster:
     Attributes:
         namespace: That of the kubeconfig's context, or `default`.
         url: Of the API server.
+        configuration: Of the Kubernetes client.
     """
 
     def __init__(self, context: str | None = None) -> None:
@@ -66,6 +67,7 @@ class Cluster:
         configuration.retries = False
         self.namespace = _namespace(context)
         self.url = configuration.host
+        self.configuration = configuration
         # All kinds are known beforehand; discovery would read hundreds.
         self._client = DynamicClient(kubernetes.client.ApiClient(configuration), discoverer=lambda *_: None)
 
@@ -77,19 +79,36 @@ class Cluster:
         """
         return self._list(RESOURCE, namespace)
 
+    def resource(self, namespace: str, name: str) -> Object:
+        """One AsrDeployment.
+
+        Raises:
+            ClusterError: It is not there, or cannot be read.
+        """
+        found = self._get(RESOURCE, namespace, name)
+        if found is None:
+            there = [item["metadata"]["name"] for item in self.resources(namespace)]
+            raise ClusterError(
+                f"there is no AsrDeployment {name} in namespace {namespace}"
+                + (f", only {', '.join(there)}" if there else ", nor any other; write -n NAMESPACE")
+            )
+        return found
+
+    def items(self, kind: Kind, namespace: str, selector: str) -> list[Object]:
+        """Objects of a namespace with these labels.
+
+        Raises:
+            ClusterError: They cannot be read.
+        """
+        return self._list(kind, namespace, selector)
+
     def snapshot(self, namespace: str, name: str) -> Snapshot:
         """A resource and what belongs to it.
 
         Raises:
             ClusterError: It is not there, or cannot be read.
         """
-        resource = self._get(RESOURCE, namespace, name)
-        if resource is None:
-            there = [item["metadata"]["name"] for item in self.resources(namespace)]
-            raise ClusterError(
-                f"there is no AsrDeployment {name} in namespace {namespace}"
-                + (f", only {', '.join(there)}" if there else ", nor any other; write -n NAMESPACE")
-            )
+        resource = self.resource(namespace, name)
         found = Snapshot(resource)
         uid = resource["metadata"]["uid"]
         found.jobs = [job for job in self._tried(found, KINDS["Job"], namespace, names.MANAGED) if _owned(job, uid)]

@@ -1,19 +1,24 @@
 """From an AsrDeployment to text, with everything real: the operator, NeMo, Triton, S3, Kubernetes."""
 
 import base64
+import json
+import os
 import secrets
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import obstore
 import pytest
 
 from asr_client.transcription import TranscriptionError, transcribe_all
-from tests.cluster.machine import until
+from tests.cluster.machine import ClusterError, until
 from tests.cluster.services import Prometheus
 from tests.support import monitoring, platform
 from tests.support.load import steady, utterances
 from tests.support.platform import Speech
+from tests.support.programs import program
 
 NAME = "english"
 MOST_ERRORS = 0.02
@@ -39,6 +44,41 @@ def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> N
     (artifact,) = status["artifacts"]
     assert artifact["werPermille"] <= 20
     assert artifact["tokenAgreementPermille"] >= 990
+
+
+NOT_ON_CPU = {"GPU memory", "throughput", "latency", "class_count english_stt", "class_count ensemble_english_stt"}
+"""Conformance checks that do not apply: no GPU, no plan, and a Triton that `class_count` on texts would end."""
+
+
+def conformance(record: str) -> dict[str, dict[str, Any]]:
+    """Checks of a conformance record by name."""
+    return {check["check"]: check for server in json.loads(record)["servers"] for check in server["checks"]}
+
+
+def outcomes(checks: dict[str, dict[str, Any]], outcome: str) -> set[str]:
+    return {name for name, check in checks.items() if check["outcome"] == outcome}
+
+
+def test_helm_test_finds_that_the_demo_model_conforms(english: Speech) -> None:
+    named = ("--set", f"conformance.resource={NAME}", "--set", f"conformance.namespace={english.namespace}")
+    english.cluster.helm(*platform.INSTALL, "--reuse-values", *named, seconds=200)
+    where = ("-n", platform.OPERATOR_NAMESPACE)
+    logs = ("logs", "asr-operator-conform", *where)
+    try:
+        english.cluster.helm("test", platform.RELEASE, *where, "--timeout", "8m", seconds=500)
+    except ClusterError as error:
+        raise AssertionError(english.cluster.kubectl(*logs)) from error
+    log = english.cluster.kubectl(*logs)
+    checks = conformance(log[log.index("\n{\n") :])
+    assert outcomes(checks, "skipped") == NOT_ON_CPU
+    assert outcomes(checks, "pass") == set(checks) - NOT_ON_CPU
+    assert checks["versions"]["figures"]["image"].startswith("asr-triton:test")
+    assert checks["memory"]["figures"]["peak_bytes"] > 0
+    # Its rights end with it.
+    assert (
+        english.cluster.get("roles", "-n", english.namespace, "-l", "app.kubernetes.io/component=conformance")["items"]
+        == []
+    )
 
 
 @pytest.fixture
@@ -220,6 +260,25 @@ def test_a_pod_that_is_deleted_by_force_is_counted_as_one_that_did_not_drain(
     pod = english.find("pods", f"{SERVERS}={NAME}")[0]["metadata"]["name"]
     english.cluster.kubectl("delete", "pod", pod, "-n", english.namespace, "--grace-period=0", "--force")
     until(lambda: undrained() == 1, "the pod to be counted", seconds=60)
+
+
+def test_asr_conform_kills_what_it_may_and_no_answer_is_wrong(english: Speech, tmp_path: Path) -> None:
+    english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
+    english.ready(NAME, seconds=180)
+    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=120)
+    record = tmp_path / "conformance.json"
+    done = subprocess.run(
+        [program("asr"), "conform", f"asr/{NAME}", "-n", english.namespace, "--kill", "--output", str(record)],
+        check=False,
+        capture_output=True,
+        text=True,
+        env=os.environ | english.cluster.environment,
+        timeout=800,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = conformance(record.read_text())
+    assert outcomes(checks, "skipped") == NOT_ON_CPU
+    assert {"death of a Python process", "SIGTERM", "pod deletion"} <= outcomes(checks, "pass")
 
 
 def written(speech: Speech) -> list[str]:

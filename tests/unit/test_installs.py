@@ -71,6 +71,12 @@ def test_plans_need_no_more_than_the_extra_kubernetes(run: Run) -> None:
     assert "set KUBECONFIG" in done.stderr
 
 
+def test_the_operators_extra_can_run_a_conformance_check(run: Run) -> None:
+    done = run("operator", "asr", "conform", "--url", "127.0.0.1:9")
+    assert done.returncode == 3
+    assert "127.0.0.1:9" in done.stderr
+
+
 @pytest.mark.parametrize("command", sorted(MODULES))
 def test_help_needs_no_extra(run: Run, command: str) -> None:
     done = run("", command, "--help")
@@ -100,6 +106,8 @@ BUILD = ("model-builder", "build", "--name", "x", "--source", CHECKPOINT, "--wor
         ("", ("asr", "transcribe", "x.wav"), "client"),
         ("", ("asr", "plans"), "kubernetes"),
         ("client", ("asr", "doctor", "asr/english"), "kubernetes"),
+        ("client", ("asr", "conform", "asr/english"), "kubernetes"),
+        ("", ("asr", "conform", "--url", "localhost:8001"), "client"),
     ],
 )
 def test_a_missing_package_is_told_in_one_line_with_the_extra_that_has_it(

@@ -10,10 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving.text import SPACE, Vocabulary
-from model_builder.checkpoint import SUPPORTED_TEXT, Description
+from model_builder.checkpoint import BYTE_FALLBACK, CONFIG, SUPPORTED_TEXT, Description
 from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError
 
 Floats = npt.NDArray[np.float32]
+
+GREEDY_CONFIG = "model_config.greedy.yaml"
+TRANSDUCER_KEYS = ("model_type", "durations", "big_blank_durations")
+"""Of a transducer's decoding: what says how its head is built, rather than how it is searched."""
 
 WORD = "a"
 """Any text; SentencePiece drops the space at the start of a line."""
@@ -53,6 +57,21 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
     return nemo_asr
 
 
+def _greedy(config: Any) -> Any:  # noqa: ANN401 (OmegaConf's)
+    """The configuration with greedy decoding of every head, which needs no language model and no other library.
+
+    The reference is greedy because the served model is: what the checkpoint was searched with is of its own place.
+    """
+    if "aux_ctc" in config:
+        config.aux_ctc.decoding = {"strategy": "greedy"}
+        found = config.get("decoding") or {}
+        kept = {key: found[key] for key in TRANSDUCER_KEYS if found.get(key) is not None}
+        config.decoding = {"strategy": "greedy_batch"} | kept
+    else:
+        config.decoding = {"strategy": "greedy"}
+    return config
+
+
 class Checkpoint:
     """A loaded CTC model on the CPU, in evaluation mode."""
 
@@ -66,6 +85,7 @@ class Checkpoint:
         """
         nemo_asr = _import()
         from nemo.core.connectors.save_restore_connector import SaveRestoreConnector  # noqa: PLC0415
+        from omegaconf import OmegaConf  # noqa: PLC0415
 
         connector = SaveRestoreConnector()
         connector.model_extracted_dir = str(description.folder)
@@ -73,8 +93,14 @@ class Checkpoint:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                # Written to a file: NeMo would resolve a configuration that it is given, even where it does not use it.
+                greedy = description.folder / GREEDY_CONFIG
+                OmegaConf.save(_greedy(OmegaConf.load(description.folder / CONFIG)), greedy)
                 model = model_class.restore_from(
-                    str(description.folder), map_location="cpu", save_restore_connector=connector
+                    str(description.folder),
+                    override_config_path=str(greedy),
+                    map_location="cpu",
+                    save_restore_connector=connector,
                 )
         except Exception as error:
             # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
@@ -108,11 +134,14 @@ class Checkpoint:
             return tokens
         pieces = self.model.tokenizer.tokenizer
         if any(pieces.is_byte(index) for index in range(len(tokens))):
-            raise UnsupportedCheckpointError("the tokenizer falls back to bytes, which this builder does not decode")
-        return tuple(
-            pieces.decode_pieces([WORD, token])[len(WORD) :].replace(" ", SPACE) if pieces.is_unknown(index) else token
-            for index, token in enumerate(tokens)
-        )
+            raise UnsupportedCheckpointError(BYTE_FALLBACK)
+
+        def text(index: int, token: str) -> str:
+            if not (pieces.is_unknown(index) or pieces.is_control(index)):
+                return token
+            return str(pieces.decode_pieces([WORD, token])[len(WORD) :]).replace(" ", SPACE)
+
+        return tuple(text(index, token) for index, token in enumerate(tokens))
 
     @property
     def encoder(self) -> Any:  # noqa: ANN401

@@ -100,7 +100,10 @@ class Storage:
             StorageError: The CA bundle or the shared credentials file that the environment names is not usable.
         """
         if urlsplit(uri).scheme not in SCHEMES:
-            raise StorageLocationError(f"{uri!r} is not a URI of storage; write file:///folder or s3://bucket/prefix")
+            own = "" if urlsplit(uri).scheme else f", such as {Path(uri or '.').absolute().as_uri()}"
+            raise StorageLocationError(
+                f"{uri!r} is not a URI of storage; write file:///folder or s3://bucket/prefix{own}"
+            )
         self.uri = uri.rstrip("/")
         self._create = create
         self._store = self._open(RETRIES, REQUEST_TIME)
@@ -401,6 +404,6 @@ def _reason(error: Exception) -> str:
         said = f"{code}: {message}" if code else first[:300]
         return f"the bucket is in another region, or of another endpoint; AWS_REGION names it ({said})"
     if code:
-        return f"{first.partition(': <')[0][:300]}: {code}: {message}"
+        return f"{code}: {message}"
     cause = next((f" ({text})" for name, text in CAUSES.items() if name in dump), "")
     return (first[:500] or type(error).__name__) + cause

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving.text import SPACE, Vocabulary
-from model_builder.checkpoint import BYTE_FALLBACK, CONFIG, SUPPORTED_TEXT, Description
+from model_builder.checkpoint import BYTE_FALLBACK, CONFIG, NOT_MADE, SUPPORTED_TEXT, Description
 from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError
 
 Floats = npt.NDArray[np.float32]
@@ -58,15 +58,21 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
 
 
 def _greedy(config: Any) -> Any:  # noqa: ANN401 (OmegaConf's)
-    """The configuration with greedy decoding of every head, which needs no language model and no other library.
+    """The configuration with greedy decoding of every head, as the served model decodes, and without training.
 
-    The reference is greedy because the served model is: what the checkpoint was searched with is of its own place.
+    Another strategy would need language models or libraries that are not here.
     """
+    from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTBPEDecodingConfig  # noqa: PLC0415
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    for unused in NOT_MADE:
+        config.pop(unused, None)
     if "aux_ctc" in config:
         config.aux_ctc.decoding = {"strategy": "greedy"}
-        found = config.get("decoding") or {}
-        kept = {key: found[key] for key in TRANSDUCER_KEYS if found.get(key) is not None}
-        config.decoding = {"strategy": "greedy_batch"} | kept
+        found = config.get("decoding")
+        kept = {key: found[key] for key in TRANSDUCER_KEYS if found.get(key)} if hasattr(found, "get") else {}
+        usual = OmegaConf.to_container(OmegaConf.structured(RNNTBPEDecodingConfig))
+        config.decoding = usual | {"strategy": "greedy_batch"} | kept
     else:
         config.decoding = {"strategy": "greedy"}
     return config

@@ -16,7 +16,7 @@ SIGNATURES: tuple[tuple[str, str], ...] = (
     (r"version https://git-lfs\.github\.com/", "a pointer of Git LFS, not the file: run git lfs pull"),
     (r"(?i)\s*(<!--.*?-->\s*)?<(!doctype\s+html|html|head)\b", f"an HTML page, such as of a login: {DOWNLOAD}"),
     (r"\s*<\?xml|<Error>", f"XML, such as an error of a server: {DOWNLOAD}"),
-    (r".{8}\{\s*\"", f"weights in safetensors, without a configuration: {SAVE}"),
+    (r".{8}\{\s*\"", f"a file of weights in safetensors, without a configuration: {SAVE}"),
     (r"GGUF|lmgg|ggml|fmgg|tjgg", "a model in GGUF or GGML, of llama.cpp or whisper.cpp; NeMo does not read it"),
     (r"\x08[\x01-\x1f](\x12|\x1a|\x22|\x3a|\x42)", "an ONNX model: give the .nemo file that it was exported from"),
     (r"PK\x03\x04.{26,4000}?/data\.pkl.*?(pytorch-lightning_version|global_step)", f"a Lightning checkpoint: {SAVE}"),

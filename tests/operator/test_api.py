@@ -179,7 +179,7 @@ BOUNDS: list[tuple[Change, str]] = [
     (pool(name="CPU"), "spec.pools[0].name"),
     ({"audio": {"maxSeconds": 0}}, "spec.audio.maxSeconds"),
     ({"audio": {"wire": "MP3"}}, "spec.audio.wire"),
-    ({"model": {"name": "English", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
+    ({"model": {"name": "nvidia/english", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
     ({"build": {"scratch": "much"}}, "spec.build.scratch"),
     (pool(resources={"limits": {"cpu": "two"}}), "spec.pools[0].resources.limits.cpu"),
     (pool(resources={"requests": {"memory": "6 GB"}}), "spec.pools[0].resources.requests.memory"),

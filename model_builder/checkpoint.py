@@ -379,7 +379,9 @@ def facts(folder: Path, header: Header | None) -> dict[str, Any]:
 def _in_words(class_name: str, config: dict[str, Any]) -> str:
     """What a model of another class is; empty if that is not known."""
     words = next((text for part, text in OTHER_MODELS if part in class_name), "")
-    return f". {words.format(transducer=_transducer(config))}." if words else ""
+    encoder = config.get("encoder")
+    streaming = ". It is a cache-aware streaming model" if isinstance(encoder, dict) and _lookahead(encoder) else ""
+    return (f". {words.format(transducer=_transducer(config))}" if words else "") + streaming
 
 
 def _transducer(config: dict[str, Any]) -> str:
@@ -394,7 +396,7 @@ def _transducer(config: dict[str, Any]) -> str:
 def _lookahead(encoder: dict[str, Any]) -> str | None:
     """The attention context of a cache-aware streaming encoder, None for any other."""
     causal = encoder.get("causal_downsampling") is True or encoder.get("conv_context_size") == "causal"
-    if encoder.get("att_context_style") != "chunked_limited" and not causal:
+    if not str(encoder.get("att_context_style")).startswith("chunked_limited") and not causal:
         return None
     return f"cache-aware, attention context {encoder.get('att_context_size')}"[:200]
 

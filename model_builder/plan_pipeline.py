@@ -88,7 +88,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     shapes = shapes_for(options, recipe, geometry, gpu)
     profiles = plan_shapes.profiles(shapes)
     report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(gpu), "build_key": build_key(recipe)}
-    report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
+    report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product, "head": manifest.provenance.head}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
         if options.verify:

@@ -248,6 +248,11 @@ def test_what_is_not_supported_is_named_with_what_is(
         ("EncDecRNNTBPEModel", {"model_defaults": {"tdt_durations": [0, 1, 2]}}, r"transducer \(TDT\)"),
         ("EncDecRNNTBPEModel", {"decoding": {"durations": [0, 1]}}, r"transducer \(TDT\)"),
         ("EncDecRNNTBPEModel", {"decoding": {"durations": []}, "loss": None}, r"transducer \(RNNT\)"),
+        (
+            "EncDecRNNTBPEModel",
+            {"encoder": CONFIG["encoder"] | {"att_context_style": "chunked_limited"}},
+            r"no CTC head; .*\. It is a cache-aware streaming model",
+        ),
         ("EncDecMultiTaskModel", {}, "an attention model with a text decoder, as Canary"),
         ("EncDecHybridRNNTCTCBPEModelWithPrompt", {}, "takes a prompt beside the audio"),
         ("EncDecDenoiseMaskedTokenPredModel", {}, "a pretrained encoder without a head for text"),

@@ -386,11 +386,14 @@ def _in_words(class_name: str, config: dict[str, Any]) -> str:
 
 def _transducer(config: dict[str, Any]) -> str:
     """RNNT or TDT, by the loss that trained the transducer head, or the durations that it knows."""
-    text = " ".join(
-        str(part)[:2000] for part in (config.get("loss"), config.get("model_defaults"), config.get("decoding"))
-    ).lower()
-    durations = re.search(r"'(tdt_)?durations': \[[^\]]", text)
-    return "TDT" if "'tdt" in text.replace("'tdt_durations'", "") or durations else "RNNT"
+
+    def value(part: str, key: str) -> Any:  # noqa: ANN401
+        found = config.get(part)
+        return found.get(key) if isinstance(found, dict) else None
+
+    loss = str(value("loss", "loss_name") or "").lower()
+    durations = value("decoding", "durations") or (not loss and value("model_defaults", "tdt_durations"))
+    return "TDT" if "tdt" in loss or value("decoding", "model_type") == "tdt" or durations else "RNNT"
 
 
 def _lookahead(encoder: dict[str, Any]) -> str | None:

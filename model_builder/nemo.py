@@ -78,6 +78,11 @@ def _greedy(config: Any) -> Any:  # noqa: ANN401 (OmegaConf's)
     return config
 
 
+def _refusal(error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}")
+
+
 class Checkpoint:
     """A loaded CTC model on the CPU, in evaluation mode."""
 
@@ -96,12 +101,16 @@ class Checkpoint:
         connector = SaveRestoreConnector()
         connector.model_extracted_dir = str(description.folder)
         model_class = getattr(nemo_asr.models, description.class_name)
+        greedy = description.folder / GREEDY_CONFIG
+        try:
+            text = OmegaConf.to_yaml(_greedy(OmegaConf.load(description.folder / CONFIG)))
+        except Exception as error:  # yaml's, OmegaConf's
+            raise _refusal(error) from error
+        greedy.write_text(text, encoding="utf-8")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                # Written to a file: NeMo would resolve a configuration that it is given, even where it does not use it.
-                greedy = description.folder / GREEDY_CONFIG
-                OmegaConf.save(_greedy(OmegaConf.load(description.folder / CONFIG)), greedy)
+                # By a file: NeMo would resolve a configuration that it is given, even where it does not use it.
                 model = model_class.restore_from(
                     str(description.folder),
                     override_config_path=str(greedy),
@@ -110,8 +119,7 @@ class Checkpoint:
                 )
         except Exception as error:
             # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}") from error
+            raise _refusal(error) from error
         for name, weight in model.state_dict().items():
             if not weight.isfinite().all():
                 raise CheckpointError(f"the checkpoint's weight {name} holds NaN or infinity")

@@ -39,9 +39,9 @@ RETRIES: Any = {
 }
 """For 503, broken connections and hanging requests: storage that is down is told after 11 s, that hangs after 180 s."""
 
-HASTY: Any = RETRIES | {"max_retries": 4, "retry_timeout": timedelta(seconds=20)}
-HASTY_TIME = timedelta(seconds=15)
-"""Of the check before any work, which users wait for: storage that hangs is told after 20 s, that is down after 3 s."""
+HASTY: Any = RETRIES | {"max_retries": 4, "retry_timeout": timedelta(seconds=10)}
+HASTY_TIME = timedelta(seconds=8)
+"""Of the check before any work, which users wait for: storage that hangs is told after 16 s, that is down after 2 s."""
 
 PROBE = ".write-check"
 """Object that the check before any work writes and removes: one name, so that at most one is ever left."""
@@ -152,10 +152,10 @@ class Storage:
             if not isinstance(failure, StorageRefusedError):
                 raise failure from error
         try:
-            obstore.put(store, path, b"model-builder writes and removes this before a build\n", mode="create")
-        except AlreadyExistsError:
-            # Of a build beside this one, or of one that could not remove it. Permission is looked at first.
-            pass
+            # One that is there is of a build beside this one, or of one that could not remove it: storage looks at
+            # permissions before it looks at conditions.
+            with suppress(AlreadyExistsError):
+                obstore.put(store, path, b"model-builder writes and removes this before a build\n", mode="create")
         except NotImplementedError as error:
             raise StorageError(f"{self.uri} cannot be published to: it has no conditional writes") from error
         except (BaseError, OSError) as error:

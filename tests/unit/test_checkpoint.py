@@ -250,6 +250,14 @@ def test_what_is_not_supported_is_named_with_what_is(
         ("EncDecRNNTBPEModel", {"decoding": {"durations": []}, "loss": None}, r"transducer \(RNNT\)"),
         (
             "EncDecRNNTBPEModel",
+            {
+                "loss": {"loss_name": "default", "tdt_kwargs": {"durations": [0, 1]}},
+                "decoding": {"model_type": "rnnt", "tdt_include_token_duration": None},
+            },
+            r"transducer \(RNNT\)",
+        ),
+        (
+            "EncDecRNNTBPEModel",
             {"encoder": CONFIG["encoder"] | {"att_context_style": "chunked_limited"}},
             r"no CTC head; .*\. It is a cache-aware streaming model",
         ),

@@ -29,6 +29,8 @@ MAX_EXPANSION = 20
 """All that an archive may unpack to, over its own size: weights hardly compress, bombs do."""
 CHUNK = 8 * 1024 * 1024
 SAMPLE_RATE = 16_000
+MAX_SHOWN = 100
+"""Characters of a value in a message."""
 MAX_CONFIG_BYTES = 1024**2
 """Of the configuration: several times the largest known."""
 MAX_WEIGHT_BYTES = 2**31 - 2**24
@@ -503,8 +505,16 @@ def _check_encoder(encoder: dict[str, Any]) -> None:
         found = encoder.get(key, supported[0])
         if found not in supported:
             raise UnsupportedCheckpointError(
-                f"encoder.{key} is {found!r}; supported: {', '.join(repr(value) for value in supported)}"
+                f"encoder.{key} is {_shown(found)}; supported: {', '.join(repr(value) for value in supported)}"
             )
+    if encoder.get("subsampling_factor") == 1:
+        raise UnsupportedCheckpointError("encoder.subsampling_factor is 1; an encoder that subsamples is supported")
+
+
+def _shown(value: object) -> str:
+    """A value in a message: a configuration may hold lists of any length."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
 
 
 def _check_vocabulary(config: dict[str, Any], description: Description) -> None:
@@ -548,7 +558,7 @@ def _check_frontend(description: Description) -> None:
             choices = f"only {supported[0]!r} is" if len(supported) == 1 else f"{', '.join(map(repr, supported))} are"
             streaming = key == "normalize" and description.lookahead is not None
             raise UnsupportedCheckpointError(
-                f"preprocessor.{key} is {found!r}; {choices} supported"
+                f"preprocessor.{key} is {_shown(found)}; {choices} supported"
                 + (". It is a cache-aware streaming model, which normalises no features" if streaming else "")
             )
     guard = preprocessor.get("log_zero_guard_value", 1.0)
@@ -556,6 +566,12 @@ def _check_frontend(description: Description) -> None:
         raise UnsupportedCheckpointError(
             f"preprocessor.log_zero_guard_value is {str(guard)[:50]!r}; a number above 0 is supported"
         )
+    points, window = preprocessor.get("n_fft"), preprocessor.get("n_window_size")
+    if window is None:
+        seconds = preprocessor.get("window_size", 0.02)
+        window = int(seconds * description.sample_rate) if isinstance(seconds, float) and 0 < seconds < 1 else None
+    if isinstance(points, int) and isinstance(window, int) and 0 < points < window:
+        raise CheckpointError(f"{CONFIG}: preprocessor.n_fft is {points}, less than the {window} samples of the window")
     if description.sample_rate != SAMPLE_RATE:
         raise UnsupportedCheckpointError(f"the model takes {description.sample_rate} Hz; only 16000 Hz is supported")
 

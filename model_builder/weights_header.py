@@ -10,7 +10,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 MAX_PICKLE_BYTES = 32 * 1024**2
 """Of `data.pkl`: that of a thousand layers has a hundredth of it."""
@@ -32,7 +32,7 @@ class Weight:
 Header = dict[str, Weight]
 
 
-def read(file: BinaryIO) -> Header | None:
+def read(file: IO[bytes]) -> Header | None:
     """The header of a file of weights; None if it is in another format, or damaged: NeMo says what is wrong then."""
     try:
         with zipfile.ZipFile(file) as archive:

@@ -225,6 +225,11 @@ def test_a_checkpoint_with_any_bytes_changed_is_read_or_refused(
         ({"preprocessor": {"window": "none"}}, r"window is 'none'; 'hann', 'hamming', 'blackman', 'bartlett' are"),
         ({"preprocessor": {"window": None}}, r"preprocessor\.window is None"),
         (
+            {"preprocessor": {"normalize": {"fixed_mean": [0.5] * 80}}},
+            r"normalize is \{'fixed_mean': \[0\.5, .{60,}\.\.\.; ",
+        ),
+        ({"encoder": CONFIG["encoder"] | {"subsampling_factor": 1}}, r"encoder\.subsampling_factor is 1; an encoder"),
+        (
             {
                 "preprocessor": {"normalize": "NA"},
                 "encoder": CONFIG["encoder"] | {"att_context_style": "chunked_limited"},
@@ -301,6 +306,16 @@ def test_a_stride_may_be_given_in_samples(write: Write, tmp_path: Path) -> None:
     preprocessor = CONFIG["preprocessor"] | {"window_stride": None, "n_window_stride": 160}
     found = described(write(CONFIG | {"preprocessor": preprocessor}), tmp_path / "unpacked")
     assert found.step_seconds == 0.08
+
+
+@pytest.mark.parametrize("window", [{"window_size": 0.025}, {"window_size": None, "n_window_size": 400}])
+def test_a_transform_shorter_than_its_window_is_refused(
+    write: Write, tmp_path: Path, window: dict[str, object]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"n_fft is 256, less than the 400 samples of the window"):
+        opened(
+            write(CONFIG | {"preprocessor": CONFIG["preprocessor"] | window | {"n_fft": 256}}), tmp_path / "unpacked"
+        )
 
 
 def test_the_context_of_a_streaming_model_is_said(write: Write, tmp_path: Path) -> None:

@@ -230,6 +230,27 @@ def test_no_rule_is_without_an_example() -> None:
     assert [rule for rule in rules_in(crd.schema()) if not any(example in rule for example in examples)] == []
 
 
+MODELS: list[tuple[str, bool]] = [
+    ("stt_en_fastconformer_hybrid_large_streaming_multi", True),
+    ("parakeet-tdt_ctc-110m", True),
+    ("parakeet-tdt-0.6b-v2", True),
+    ("STT-German.v2", True),
+    ("m" * 96, True),
+    ("m" * 97, False),
+    ("nvidia/parakeet-ctc-0.6b", False),
+    ("a..b", False),
+    ("-model", False),
+    ("onnx_model", False),
+]
+
+
+@pytest.mark.parametrize(("model", "accepted"), MODELS)
+def test_a_model_may_be_named_as_on_the_hub(api: ApiServer, model: str, *, accepted: bool) -> None:
+    body = manifest("default", model={"name": model, "source": {"objectStore": {"uri": "s3://m/x.nemo"}}})
+    assert ("created (server dry run)" in dry_run(api, body)) == accepted
+    assert bool(check.check(body)) != accepted
+
+
 @pytest.mark.parametrize(("name", "accepted"), NAMES)
 def test_names_are_such_that_services_can_be_named_after_them(api: ApiServer, name: str, *, accepted: bool) -> None:
     body = manifest("default", name)

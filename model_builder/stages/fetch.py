@@ -106,7 +106,7 @@ def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
     target = folder / "source.nemo"
     try:
         storage = Storage(parent)
-        _look_first(storage, name)
+        _look_first(storage, name, begun=target.with_suffix(".ranges").exists())
         sha256, earlier = download.run(
             storage, name, target, digest=lambda path: _digest(path, reporter), reporter=reporter
         )
@@ -119,13 +119,13 @@ def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
     return Fetched(target, sha256)
 
 
-def _look_first(storage: Storage, name: str) -> None:
-    """Refuse by size and first bytes what need not be brought."""
+def _look_first(storage: Storage, name: str, *, begun: bool) -> None:
+    """Refuse by size and first bytes what need not be brought; a download that was begun had its bytes looked at."""
     there = storage.stat(name)
     if there is None:
         return  # said by the download
     refuse_large_source(storage.join(name), there.size)
-    if there.size:
+    if there.size and not begun:
         try:
             head = storage.read_range(name, 0, min(file_kind.HEAD, there.size))
         except FileNotFoundError as error:

@@ -53,6 +53,10 @@ class Provenance(_Model):
     source: str
     source_revision: str | None = None
     checkpoint_class: str
+    head: str = "CTC"
+    """The checkpoint's head that is in the artifact, and that was compared with NeMo."""
+    unused_heads: tuple[str, ...] = ()
+    """The heads of the checkpoint that are not, such as the transducer of a hybrid."""
     parameters: int
     versions: dict[str, str]
     built_at: datetime

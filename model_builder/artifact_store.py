@@ -42,6 +42,7 @@ class Published:
             "manifestSha256": self.manifest_sha256,
             "buildKey": manifest.build_key,
             "engine": manifest.recipe.engine.value,
+            "head": manifest.provenance.head,
             "bytes": manifest.size,
             "gpuProduct": target.gpu_product if target else None,
             "computeCapability": target.compute_capability if target else None,
@@ -64,16 +65,15 @@ def location(recipe: Recipe) -> str:
 
 
 def find(storage: Storage, recipe: Recipe) -> Published | None:
-    """The artifact of this recipe, None if it was not built yet.
+    """The artifact of this recipe, None if it was not built yet, or keys that may only write hide it.
 
     Raises:
         ArtifactError: What is there is not a manifest for this recipe.
         StorageError: Storage refused or failed.
     """
     path = f"{location(recipe)}/{MANIFEST}"
-    try:
-        content = storage.read(path)
-    except FileNotFoundError:
+    content = storage.look_up(path)
+    if content is None:
         return None
     manifest = parse_manifest(content, where=storage.join(path))
     if manifest.build_key != build_key(recipe):
@@ -128,7 +128,7 @@ def publish(
 
         def upload(path: str) -> None:
             # What an earlier run left complete is not sent again; the folder's name says that its bytes are the same.
-            there = storage.stat(f"{folder}/{path}")
+            there = storage.look_for(f"{folder}/{path}")
             if there is not None and there.size == files[path].size:
                 task.advance(files[path].size)
             else:

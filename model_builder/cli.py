@@ -129,13 +129,19 @@ def build(
         str,
         typer.Option(help="Checkpoint: a path, hf:owner/name@revision, or s3://bucket/model.nemo.", show_default=False),
     ],
-    name: Annotated[str, typer.Option(help="Name of the model, such as english_stt.", show_default=False)],
     storage: Annotated[
         str,
         typer.Option(
             help="Where to publish: s3://bucket/prefix, file:///folder, ... Credentials come from the environment."
         ),
     ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model in Triton, such as english_stt or parakeet-ctc-0.6b.",
+            show_default="the source's, as hf:owner/NAME or NAME.nemo",
+        ),
+    ] = None,
     sha256: Annotated[
         str | None, typer.Option(help="Refuse any checkpoint file but this one.", metavar="HEX", show_default=False)
     ] = None,
@@ -211,6 +217,7 @@ def build(
         raise typer.BadParameter("bf16 is for TensorRT plans", param_hint="--precision")
     with _errors_told(termination_log, json_log=json_log, interrupted=CONTINUES), ExitStack() as held:
         environment.use_writable_folders()
+        name = name or pipeline.name_of(source)
         folder = work or _default_work() / name
         if with_plan:
             plan_pipeline.check_machine()  # before the checkpoint is exported in vain
@@ -486,30 +493,20 @@ def inspect(
     *,
     json_log: Json = False,
 ) -> None:
-    """Show what an artifact or a checkpoint is."""
+    """Show what an artifact or a checkpoint is; of a checkpoint also whether it is supported, and why not."""
     from model_builder import artifact_store  # noqa: PLC0415
-    from model_builder.progress import NullReporter  # noqa: PLC0415
-    from model_builder.resume import sha256_of  # noqa: PLC0415
     from model_builder.storage import Storage  # noqa: PLC0415
 
     with _errors_told(None, json_log=json_log):
-        if target.endswith(".nemo") and "://" not in target:
+        path = Path(target)
+        if "://" not in target and (path.is_file() or target.endswith(".nemo")):
             from model_builder.stages import inspect as inspect_stage  # noqa: PLC0415 (checkpoints need more packages)
 
             with tempfile.TemporaryDirectory() as folder:
-                found = inspect_stage.run(Path(target), Path(folder) / "checkpoint", NullReporter())
-            _show(
-                {
-                    "file": f"{target}  {Path(target).stat().st_size / 1e6:.1f} MB",
-                    "sha256": sha256_of(Path(target)),
-                    "class": found.class_name,
-                    "sample rate": found.sample_rate,
-                    "mel bands": found.features,
-                    "subsampling": found.subsampling,
-                    "vocabulary": found.vocabulary_kind,
-                },
-                as_json=json_log,
-            )
+                found, refusal = inspect_stage.look(path, Path(folder))
+            _show(found, as_json=json_log)
+            if refusal is not None:
+                raise refusal
             return
         storage = Storage(target if "://" in target else Path(target).resolve().as_uri())
         manifest, content = artifact_store.read_manifest(storage)
@@ -533,6 +530,8 @@ def _artifact_rows(manifest: Any) -> dict[str, Any]:  # noqa: ANN401
         "limits": f"{recipe.max_audio_seconds} s audio  batch {recipe.max_batch_size}",
         "checkpoint": f"{provenance.source}  sha256 {recipe.checkpoint_sha256[:12]}",
         "class": f"{provenance.checkpoint_class}  {provenance.parameters / 1e6:.2f} M parameters",
+        "head": provenance.head
+        + "".join(f"  (the checkpoint's {name} head is left out)" for name in provenance.unused_heads),
         "WER": f"{wer:.2%} served" + (f", {baseline:.2%} by NeMo" if baseline is not None else " against NeMo"),
         "agreement": f"{gate['text_agreement']:.2%} of texts  {gate['token_agreement']:.2%} of tokens like NeMo's",
         "differences": f"features ≤ {check['max_feature_difference']:.1e}  "

@@ -50,6 +50,12 @@ class CheckAudioError(BuilderError):
     exit_code = 13
 
 
+class CheckAudioUnreachableError(CheckAudioError):
+    """The check audio could not be fetched now: storage refused or failed."""
+
+    transient = True
+
+
 class RejectedError(BuilderError):
     """The exported model does not transcribe like the checkpoint."""
 
@@ -70,6 +76,16 @@ class StorageError(BuilderError):
     reason = "StorageUnavailable"
     exit_code = 30
     transient = True
+
+
+class StorageLocationError(StorageError):
+    """A location that is none: not a URI of object storage, or a local folder that does not exist."""
+
+    transient = False
+
+
+class StorageRefusedError(StorageError):
+    """Storage knows these credentials, and does not permit this operation to them."""
 
 
 class ArtifactError(BuilderError):

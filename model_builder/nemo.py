@@ -11,10 +11,14 @@ import numpy.typing as npt
 
 from asr_serving.text import SPACE, Vocabulary
 from model_builder import environment
-from model_builder.checkpoint import SUPPORTED_TEXT, Description
+from model_builder.checkpoint import BYTE_FALLBACK, CONFIG, NOT_MADE, SUPPORTED_TEXT, Description
 from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError, WorkFolderError
 
 Floats = npt.NDArray[np.float32]
+
+GREEDY_CONFIG = "model_config.greedy.yaml"
+TRANSDUCER_KEYS = ("model_type", "durations", "big_blank_durations")
+"""Of a transducer's decoding: what says how its head is built, rather than how it is searched."""
 
 WORD = "a"
 """Any text; SentencePiece drops the space at the start of a line."""
@@ -58,6 +62,32 @@ def _import() -> Any:  # noqa: ANN401 (NeMo has no types)
     return nemo_asr
 
 
+def _greedy(config: Any) -> Any:  # noqa: ANN401 (OmegaConf's)
+    """The configuration with greedy decoding of every head, as the served model decodes, and without training.
+
+    Another strategy would need language models or libraries that are not here.
+    """
+    from nemo.collections.asr.parts.submodules.rnnt_decoding import RNNTBPEDecodingConfig  # noqa: PLC0415
+    from omegaconf import OmegaConf  # noqa: PLC0415
+
+    for unused in NOT_MADE:
+        config.pop(unused, None)
+    if "aux_ctc" in config:
+        config.aux_ctc.decoding = {"strategy": "greedy"}
+        found = config.get("decoding")
+        kept = {key: found[key] for key in TRANSDUCER_KEYS if found.get(key)} if hasattr(found, "get") else {}
+        usual = OmegaConf.to_container(OmegaConf.structured(RNNTBPEDecodingConfig))
+        config.decoding = usual | {"strategy": "greedy_batch"} | kept
+    else:
+        config.decoding = {"strategy": "greedy"}
+    return config
+
+
+def _refusal(error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}")
+
+
 class Checkpoint:
     """A loaded CTC model on the CPU, in evaluation mode."""
 
@@ -72,22 +102,32 @@ class Checkpoint:
         """
         nemo_asr = _import()
         from nemo.core.connectors.save_restore_connector import SaveRestoreConnector  # noqa: PLC0415
+        from omegaconf import OmegaConf  # noqa: PLC0415
 
         connector = SaveRestoreConnector()
         connector.model_extracted_dir = str(description.folder)
         model_class = getattr(nemo_asr.models, description.class_name)
+        greedy = description.folder / GREEDY_CONFIG
+        try:
+            text = OmegaConf.to_yaml(_greedy(OmegaConf.load(description.folder / CONFIG)))
+        except Exception as error:  # yaml's, OmegaConf's
+            raise _refusal(error) from error
+        greedy.write_text(text, encoding="utf-8")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
+                # By a file: NeMo would resolve a configuration that it is given, even where it does not use it.
                 model = model_class.restore_from(
-                    str(description.folder), map_location="cpu", save_restore_connector=connector
+                    str(description.folder),
+                    override_config_path=str(greedy),
+                    map_location="cpu",
+                    save_restore_connector=connector,
                 )
         except Exception as error:
             if advice := environment.unwritable_cache(error):
                 raise WorkFolderError(advice) from error
             # NeMo, hydra, torch and pickle each have their own; all mean that this file is not a usable checkpoint.
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"NeMo cannot load the checkpoint: {reason[:400]}") from error
+            raise _refusal(error) from error
         for name, weight in model.state_dict().items():
             if not weight.isfinite().all():
                 raise CheckpointError(f"the checkpoint's weight {name} holds NaN or infinity")
@@ -116,11 +156,14 @@ class Checkpoint:
             return tokens
         pieces = self.model.tokenizer.tokenizer
         if any(pieces.is_byte(index) for index in range(len(tokens))):
-            raise UnsupportedCheckpointError("the tokenizer falls back to bytes, which this builder does not decode")
-        return tuple(
-            pieces.decode_pieces([WORD, token])[len(WORD) :].replace(" ", SPACE) if pieces.is_unknown(index) else token
-            for index, token in enumerate(tokens)
-        )
+            raise UnsupportedCheckpointError(BYTE_FALLBACK)
+
+        def text(index: int, token: str) -> str:
+            if not (pieces.is_unknown(index) or pieces.is_control(index)):
+                return token
+            return str(pieces.decode_pieces([WORD, token])[len(WORD) :]).replace(" ", SPACE)
+
+        return tuple(text(index, token) for index, token in enumerate(tokens))
 
     @property
     def encoder(self) -> Any:  # noqa: ANN401

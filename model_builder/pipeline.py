@@ -22,7 +22,18 @@ from model_builder.artifact_store import Published
 from model_builder.checkpoint import Description
 from model_builder.errors import BuilderError, WorkFolderError
 from model_builder.progress import Reporter
-from model_builder.recipe import ARTIFACT_FORMAT, Engine, Frontend, Precision, Recipe, Wire, build_key
+from model_builder.recipe import (
+    ARTIFACT_FORMAT,
+    MAX_NAME,
+    NAME_HINT,
+    NAME_PATTERN,
+    Engine,
+    Frontend,
+    Precision,
+    Recipe,
+    Wire,
+    build_key,
+)
 from model_builder.repository.layout import served_by_onnx
 from model_builder.resume import Markers, locked, sha256_of
 from model_builder.stages import check, export, fetch, frontend, gate, inspect, publish, repository
@@ -153,6 +164,7 @@ def reported(work: Path) -> Iterator[Report]:
 
 def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     storage = Storage(options.storage, create=True)
+    storage.check_writable(options.name)
     audio = audio_set.load(options.check_audio, max_seconds=options.max_audio_seconds)
 
     with report.stage("fetch") as entry:
@@ -171,6 +183,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     with report.stage("inspect") as entry:
         description = inspect.run(fetched.path, options.work / "checkpoint", reporter)
         entry.update({"class": description.class_name, "features": description.features})
+        entry.update({"head": description.head, "unused_heads": list(description.unused_heads)})
         entry.update({"subsampling": description.subsampling, "vocabulary": description.vocabulary_kind})
 
     graphs = options.work / "graphs"
@@ -244,6 +257,8 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
                 "source": options.source,
                 "source_revision": fetched.revision,
                 "checkpoint_class": description.class_name,
+                "head": description.head,
+                "unused_heads": description.unused_heads,
                 "parameters": exported["parameters"],
                 "versions": versions(),
             },
@@ -326,7 +341,24 @@ def recipe_for(options: Options, *, checkpoint_sha256: str, check_audio_sha256: 
         # What concerns no single field concerns the name.
         field = str(first["loc"][0]) if first["loc"] else "model_name"
         option = "name" if field == "model_name" else field.replace("_", "-")
-        raise OptionError(f"--{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        message = first["msg"].removeprefix("Value error, ")
+        if first["loc"] == ("model_name",):
+            own = options.name.rpartition("/")[2]
+            message += f": {NAME_HINT}" + (f"; write {own!r}, without the owner" if own != options.name else "")
+        raise OptionError(f"--{option}: {message}") from error
+
+
+def name_of(source: str) -> str:
+    """The model's name where the user gives none: that of the repository on the hub, or of the file.
+
+    Raises:
+        OptionError: It is not one that a model can have.
+    """
+    hub = fetch.HUB.match(source)
+    name = (hub["repository"] if hub else source).rpartition("/")[2].removesuffix(".nemo")
+    if not re.fullmatch(NAME_PATTERN, name) or len(name) > MAX_NAME:
+        raise OptionError(f"--name is needed: {name!r}, after the source, is not a name of a model; {NAME_HINT}")
+    return name
 
 
 class OptionError(BuilderError):

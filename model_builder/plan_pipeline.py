@@ -75,9 +75,9 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     if options.gpu is not None:
         driver.check(*options.gpu, (gpu.product, gpu.compute_capability))
     storage = Storage(options.storage, create=True)
-
     source = Storage(options.artifact)
     manifest, _ = artifact_store.read_manifest(source, sha256=options.manifest_sha256)
+    storage.check_writable(manifest.recipe.model_name)
     recipe = recipe_for(options, manifest, gpu, version)
     audio = audio_set.load(options.check_audio, max_seconds=recipe.max_audio_seconds)
     if audio.sha256 != recipe.check_audio_sha256:
@@ -88,7 +88,7 @@ def _build(options: Options, report: Report, reporter: Reporter) -> Published:
     shapes = shapes_for(options, recipe, geometry, gpu)
     profiles = plan_shapes.profiles(shapes)
     report.content |= {"artifact_format": ARTIFACT_FORMAT, "versions": versions(gpu), "build_key": build_key(recipe)}
-    report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product}
+    report.content |= {"recipe": recipe.model_dump(mode="json"), "gpu": gpu.product, "head": manifest.provenance.head}
     if found := artifact_store.find(storage, recipe):
         reporter.info("already built and published", uri=found.uri)
         if options.verify:

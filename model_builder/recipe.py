@@ -12,7 +12,11 @@ ARTIFACT_FORMAT = 3
 """Raised only when the output for an unchanged recipe changes, so that an upgrade alone rebuilds nothing."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+MAX_NAME = 96
+NAME_PATTERN = r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*$"
+ModelName = Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=MAX_NAME)]
+"""A name as the hub has it, without its owner. Triton has the same, and Kubernetes a cut one with a digest."""
+NAME_HINT = f"letters, digits, '_', '-' and '.' within, at most {MAX_NAME}, such as english_stt or parakeet-ctc-0.6b"
 
 RESERVED_PREFIXES = ("preprocessing_", "postprocessing_", "onnx_", "tensorrt_", "ensemble_")
 

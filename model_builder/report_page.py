@@ -59,6 +59,9 @@ def _checkpoint(stages: Mapping[str, Any]) -> list[tuple[str, str]]:
         ]
     if "class" in inspected:
         rows.append(("class", f"{inspected['class']}, {inspected['vocabulary']} vocabulary"))
+    if "head" in inspected:
+        unused = ", ".join(inspected["unused_heads"])
+        rows.append(("head", inspected["head"] + (f"; the checkpoint's {unused} head is left out" if unused else "")))
     if "parameters" in exported:
         rows.append(("parameters", f"{exported['parameters'] / 1e6:.2f} million"))
     return rows

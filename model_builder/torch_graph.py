@@ -14,12 +14,10 @@ from torch import nn
 from torch.nn import functional
 
 from asr_serving.tensors import Tensor
+from model_builder.checkpoint import MAX_WEIGHT_BYTES, too_large
 from model_builder.conformer_graph import Encoder, pointwise
-from model_builder.errors import UnsupportedCheckpointError
 
 OPSET = 17
-MAX_WEIGHT_BYTES = 2**31 - 2**24
-"""Of all weights: one ONNX file holds at most 2 GiB, and nodes, mel bank and window take some megabytes of it."""
 STD_GUARD = 1e-5
 """NeMo adds it to each band's deviation (`nemo.collections.asr.parts.preprocessing.features.CONSTANT`)."""
 
@@ -144,10 +142,7 @@ def export(
     """
     size = sum(weight.numel() * weight.element_size() for weight in (*module.parameters(), *module.buffers()))
     if size > MAX_WEIGHT_BYTES:
-        raise UnsupportedCheckpointError(
-            f"encoder and CTC head have {size / 1e9:.2f} GB of weights in FP32; at most "
-            f"{MAX_WEIGHT_BYTES / 1e9:.2f} GB (530 million parameters) are supported, as one ONNX file holds no more"
-        )
+        raise too_large(size)
 
     def axes(tensor: Tensor) -> dict[int, str]:
         named = enumerate(zip(tensor.dims, tensor.axes, strict=True), start=1)

@@ -233,6 +233,8 @@ def what(artifact: api.Artifact) -> str:
 def measured(artifact: api.Artifact) -> str:
     """Where an artifact is, and what was measured of it."""
     told = [artifact.uri]
+    if artifact.head is not None:
+        told.append(f"{artifact.head} head")
     if artifact.bytes is not None:
         told.append(f"{artifact.bytes / 1e6:.1f} MB")
     if artifact.wer_permille is not None:

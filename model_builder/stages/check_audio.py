@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from model_builder import audio_set
-from model_builder.errors import CheckAudioError, SourceError, WorkFolderError
+from model_builder.errors import CheckAudioError, CheckAudioUnreachableError, StorageError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.resume import locked
 from model_builder.storage import Storage
@@ -22,7 +22,7 @@ def brought(source: str | None, work: Path, reporter: Reporter) -> Iterator[Path
 
     Raises:
         CheckAudioError: The location holds nothing, or too much.
-        StorageError: Storage refused or failed.
+        CheckAudioUnreachableError: Storage refused or failed.
         WorkFolderError: Another build uses the folder, or the files cannot be written.
     """
     if source is None:
@@ -31,15 +31,18 @@ def brought(source: str | None, work: Path, reporter: Reporter) -> Iterator[Path
         yield Path(source)
     else:
         with locked(work / "check-audio"):
-            yield _bring(source, work / "check-audio" / "files", reporter)
+            try:
+                files = _bring(source, work / "check-audio" / "files", reporter)
+            except StorageError as error:
+                # Where it is to be published may be well.
+                kind = CheckAudioUnreachableError if error.transient else CheckAudioError
+                raise kind(f"check audio: {error}") from error
+            yield files
 
 
 def _bring(source: str, folder: Path, reporter: Reporter) -> Path:
     parent, _, name = source.rstrip("/").rpartition("/")
-    try:
-        storage = Storage(parent)
-    except SourceError as error:
-        raise CheckAudioError(str(error)) from error
+    storage = Storage(parent)
     found = {path: size for path, size in storage.list_below(name).items() if "/" not in path}
     if not found:
         raise CheckAudioError(f"{source} holds no files; give a folder with WAV or FLAC files")

@@ -7,11 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from model_builder import file_kind
+from model_builder.checkpoint import refuse_large_source, refuse_other_files
 from model_builder.errors import (
     CheckpointError,
     MissingExtraError,
     SourceError,
     SourceUnreachableError,
+    StorageError,
     WorkFolderError,
 )
 from model_builder.progress import Reporter
@@ -54,8 +57,8 @@ def run(source: str, folder: Path, reporter: Reporter, *, sha256: str | None = N
     Raises:
         SourceError: It is not there or cannot be read; the message says what was tried.
         SourceUnreachableError: It cannot be fetched now, and perhaps later.
-        CheckpointError: It is another file than the pinned one.
-        StorageError: Storage refused or failed.
+        CheckpointError: It is another file than the pinned one, or by its first bytes no `.nemo`.
+        UnsupportedCheckpointError: It is too large, as its place lists it.
         WorkFolderError: The folder cannot be written.
     """
     if hub := HUB.match(source):
@@ -63,15 +66,26 @@ def run(source: str, folder: Path, reporter: Reporter, *, sha256: str | None = N
     elif "://" in source:
         fetched = _from_storage(source, folder, reporter)
     else:
-        path = Path(source).expanduser()
+        fetched = _from_disk(source, reporter)
+    if sha256 is not None and fetched.sha256 != sha256:
+        raise CheckpointError(f"{source} has SHA-256 {fetched.sha256}, but {sha256} is asked for")
+    return fetched
+
+
+def _from_disk(source: str, reporter: Reporter) -> Fetched:
+    path = Path(source).expanduser()
+    try:
+        if path.is_dir():
+            raise SourceError(f"{source} is {file_kind.of_folder(path)}")
         if not path.is_file():
             raise SourceError(
                 f"{source} is not a file; a source is a path, hf:owner/name@revision, or s3://bucket/model.nemo"
             )
-        fetched = Fetched(path, _digest(path, reporter))
-    if sha256 is not None and fetched.sha256 != sha256:
-        raise CheckpointError(f"{source} has SHA-256 {fetched.sha256}, but {sha256} is asked for")
-    return fetched
+        with path.open("rb") as file:
+            refuse_other_files(path.name, file.read(file_kind.HEAD), path.stat().st_size)
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read: {error.strerror}") from error
+    return Fetched(path, _digest(path, reporter))
 
 
 def _digest(path: Path, reporter: Reporter) -> str:
@@ -90,12 +104,33 @@ def _digest(path: Path, reporter: Reporter) -> str:
 def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
     parent, _, name = source.rpartition("/")
     target = folder / "source.nemo"
-    sha256, earlier = download.run(
-        Storage(parent), name, target, digest=lambda path: _digest(path, reporter), reporter=reporter
-    )
+    try:
+        storage = Storage(parent)
+        _look_first(storage, name, begun=target.with_suffix(".ranges").exists())
+        sha256, earlier = download.run(
+            storage, name, target, digest=lambda path: _digest(path, reporter), reporter=reporter
+        )
+    except StorageError as error:
+        # It is where the checkpoint comes from that fails; where it is to be published may be well.
+        kind = SourceUnreachableError if error.transient else SourceError
+        raise kind(f"cannot fetch {source}: {error}") from error
     if earlier:
         reporter.info(f"= {'download':<12} unchanged since an earlier run")
     return Fetched(target, sha256)
+
+
+def _look_first(storage: Storage, name: str, *, begun: bool) -> None:
+    """Refuse by size and first bytes what need not be brought; a download that was begun had its bytes looked at."""
+    there = storage.stat(name)
+    if there is None:
+        return  # said by the download
+    refuse_large_source(storage.join(name), there.size)
+    if there.size and not begun:
+        try:
+            head = storage.read_range(name, 0, min(file_kind.HEAD, there.size))
+        except FileNotFoundError as error:
+            raise SourceError(f"{storage.join(name)} was removed while it was looked at") from error
+        refuse_other_files(storage.join(name), head, there.size)
 
 
 def _from_hub(repository: str, revision: str | None, folder: Path, reporter: Reporter) -> Fetched:
@@ -111,8 +146,12 @@ def _from_hub(repository: str, revision: str | None, folder: Path, reporter: Rep
         info = huggingface_hub.HfApi().model_info(repository, revision=revision, files_metadata=True)
         found = [item for item in info.siblings if item.rfilename.endswith(".nemo")]
         if len(found) != 1:
-            names = ", ".join(item.rfilename for item in found) or "none"
-            raise SourceError(f"{repository} holds {len(found)} .nemo files ({names}); one is needed")
+            shown = ", ".join(item.rfilename for item in (found or info.siblings)[:8]) or "nothing"
+            raise SourceError(
+                f"{repository} holds {len(found)} .nemo files; one is needed. It holds {shown}"
+                + ("" if found else "; models for other libraries than NeMo are not supported")
+            )
+        refuse_large_source(f"{repository}/{found[0].rfilename}", found[0].size or 0)
         # The hub's client continues what was cut off, and does not bring again what is here.
         path = Path(
             huggingface_hub.hf_hub_download(repository, found[0].rfilename, revision=info.sha, local_dir=folder)

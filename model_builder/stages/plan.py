@@ -75,10 +75,7 @@ def run(
     if recipe.plan is None:
         raise PlanError(f"engine {recipe.engine} has no plan")
     path = timing_cache_path(recipe.plan)
-    try:
-        known = storage.read(path)
-    except FileNotFoundError:
-        known = b""
+    known = storage.look_up(path) or b""
     with reporter.task("plan", tensorrt.UNITS) as task:
         task.note(f"{len(profiles)} profiles for {recipe.plan.gpu_product}")
         built = tensorrt.build(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from asr_operator.api.base import GROUP
@@ -89,8 +90,13 @@ def headless(resource: str) -> str:
 
 
 def job(kind: str, model: str, name: str) -> str:
-    """Name of a build's Job: at most 63 characters, since a label holds it."""
-    return f"asr-{kind}-{model.replace('_', '-')[:36].rstrip('-')}-{name}"
+    """Name of a build's Job: at most 63 characters, since a label holds it.
+
+    A model's name may be longer, and have capitals, `_` and `.`: it is there to be read. What tells two Jobs apart is
+    the digest behind it, of all that they do.
+    """
+    readable = re.sub(r"[^a-z0-9]+", "-", model.lower())[:36].strip("-")
+    return f"asr-{kind}-{readable}-{name}"
 
 
 def owner_manager(uid: str) -> str:

@@ -36,6 +36,7 @@ class Hub(ThreadingHTTPServer):
     Attributes:
         files: Its files.
         listed: SHA-256 that it lists for each.
+        sizes: Bytes that it lists of some, in place of their own.
         sent: Bytes of files that it sent.
         failing: Status that it answers instead, by the beginning of the path.
     """
@@ -44,6 +45,7 @@ class Hub(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answers)
         self.files: dict[str, bytes] = {}
         self.listed: dict[str, str] = {}
+        self.sizes: dict[str, int] = {}
         self.sent = 0
         self.failing: dict[str, int] = {}
 
@@ -64,10 +66,11 @@ class Answers(BaseHTTPRequestHandler):
             siblings = [
                 {
                     "rfilename": name,
-                    "size": len(content),
-                    "lfs": {"sha256": self.server.listed[name], "size": len(content), "pointerSize": 134},
+                    "size": size,
+                    "lfs": {"sha256": self.server.listed[name], "size": size, "pointerSize": 134},
                 }
                 for name, content in self.server.files.items()
+                for size in [self.server.sizes.get(name, len(content))]
             ]
             self.answer(200, json.dumps({"id": REPOSITORY, "sha": COMMIT, "siblings": siblings}).encode())
         elif path.startswith(f"/{REPOSITORY}/resolve/{COMMIT}/"):
@@ -149,6 +152,21 @@ def test_a_repository_must_hold_one_checkpoint(hub: Hub, tmp_path: Path, names: 
     assert fetched(hub, f"hf:{REPOSITORY}", tmp_path).startswith(
         f"SourceUnavailable lasting {REPOSITORY} holds {len(names)} .nemo files"
     )
+
+
+def test_a_repository_for_other_libraries_is_said_to_be_one(hub: Hub, tmp_path: Path) -> None:
+    hub.add("config.json", b"{}")
+    hub.add("model.safetensors", b"weights")
+    said = fetched(hub, f"hf:{REPOSITORY}", tmp_path)
+    assert "It holds config.json, model.safetensors; models for other libraries than NeMo are not supported" in said
+
+
+def test_a_checkpoint_that_is_listed_as_too_large_is_not_downloaded(hub: Hub, tmp_path: Path) -> None:
+    hub.add("parakeet-ctc-0.6b.nemo", b"some bytes")
+    hub.sizes["parakeet-ctc-0.6b.nemo"] = 2_436_000_000
+    said = fetched(hub, f"hf:{REPOSITORY}", tmp_path)
+    assert said.startswith(f"CheckpointUnsupported lasting {REPOSITORY}/parakeet-ctc-0.6b.nemo has 2.44 GB")
+    assert hub.sent == 0
 
 
 def test_a_repository_that_is_not_there_or_not_ours_to_read_is_told(hub: Hub, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from model_builder import artifact_store, storage
-from model_builder.errors import StorageError
+from model_builder.errors import SourceUnreachableError, StorageError
 from model_builder.progress import NullReporter
 from model_builder.stages import download, fetch
 from model_builder.storage import Storage
@@ -163,7 +163,7 @@ def test_a_checkpoint_is_continued_after_storage_went_away(
             if self.brought >= 10_000_000:
                 faults.refuse = 1_000
 
-    with pytest.raises(StorageError, match=r"cannot read s3://asr-models/continued\.nemo"):
+    with pytest.raises(SourceUnreachableError, match=r"cannot read s3://asr-models/continued\.nemo"):
         fetch.run(f"{s3.uri}/continued.nemo", tmp_path, Watching())
     before = faults.passed
     faults.refuse = 0

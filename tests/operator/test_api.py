@@ -179,7 +179,7 @@ BOUNDS: list[tuple[Change, str]] = [
     (pool(name="CPU"), "spec.pools[0].name"),
     ({"audio": {"maxSeconds": 0}}, "spec.audio.maxSeconds"),
     ({"audio": {"wire": "MP3"}}, "spec.audio.wire"),
-    ({"model": {"name": "English", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
+    ({"model": {"name": "nvidia/english", "source": {"objectStore": {"uri": "s3://m/x.nemo"}}}}, "spec.model.name"),
     ({"build": {"scratch": "much"}}, "spec.build.scratch"),
     (pool(resources={"limits": {"cpu": "two"}}), "spec.pools[0].resources.limits.cpu"),
     (pool(resources={"requests": {"memory": "6 GB"}}), "spec.pools[0].resources.requests.memory"),
@@ -228,6 +228,27 @@ def rules_in(node: Any) -> Iterator[str]:  # noqa: ANN401 (any JSON)
 def test_no_rule_is_without_an_example() -> None:
     examples = [message for _, message, _ in RULES] + ["the name of an AsrDeployment has at most"]
     assert [rule for rule in rules_in(crd.schema()) if not any(example in rule for example in examples)] == []
+
+
+MODELS: list[tuple[str, bool]] = [
+    ("stt_en_fastconformer_hybrid_large_streaming_multi", True),
+    ("parakeet-tdt_ctc-110m", True),
+    ("parakeet-tdt-0.6b-v2", True),
+    ("STT-German.v2", True),
+    ("m" * 96, True),
+    ("m" * 97, False),
+    ("nvidia/parakeet-ctc-0.6b", False),
+    ("a..b", False),
+    ("-model", False),
+    ("onnx_model", False),
+]
+
+
+@pytest.mark.parametrize(("model", "accepted"), MODELS)
+def test_a_model_may_be_named_as_on_the_hub(api: ApiServer, model: str, *, accepted: bool) -> None:
+    body = manifest("default", model={"name": model, "source": {"objectStore": {"uri": "s3://m/x.nemo"}}})
+    assert ("created (server dry run)" in dry_run(api, body)) == accepted
+    assert bool(check.check(body)) != accepted
 
 
 @pytest.mark.parametrize(("name", "accepted"), NAMES)

@@ -327,7 +327,7 @@ def test_a_name_that_is_taken_is_not_taken_away(api: ApiServer, acting: Acting) 
 
 @pytest.mark.usefixtures("running")
 def test_the_longest_names_fit_and_pods_are_found_by_theirs(api: ApiServer, acting: Acting) -> None:
-    name, model = "n" * MAX_NAME, "m" * 40
+    name, model = "n" * MAX_NAME, "Stt_en.m-" + "m" * 87
     source = {"objectStore": {"uri": "s3://models/english.nemo"}}
     scaling = {"maxReplicas": 2, "target": {"pendingRequests": 8}}
     pools = [gpu_pool(pool, autoscaling=scaling) for pool in ("p" * 20, "p" * 17, "p")]

@@ -29,19 +29,51 @@ class Kind:
         pieces: Size of the SentencePiece vocabulary; 0 for characters.
         features: Mel bands.
         encoder: What differs from `_encoder`'s settings.
+        tokenizer: Options of SentencePiece's trainer, beside the usual ones.
+        durations: Of a TDT head in a hybrid; empty for RNNT.
+        decoding: How its publisher searched, as the checkpoint says it; None leaves greedy.
+        ctc_decoding: The same of the CTC head of a hybrid.
     """
 
     class_name: str
     pieces: int = 0
     features: int = 80
     encoder: dict[str, Any] = field(default_factory=lambda: dict(FASTCONFORMER))
+    tokenizer: dict[str, Any] = field(default_factory=dict)
+    durations: tuple[int, ...] = ()
+    decoding: dict[str, Any] | None = None
+    ctc_decoding: dict[str, Any] | None = None
 
 
 KINDS = {
     "bpe": Kind("EncDecCTCModelBPE", PIECES),
     "characters": Kind("EncDecCTCModel", features=64, encoder=CONFORMER | {"xscaling": True}),
-    "hybrid-bpe": Kind("EncDecHybridRNNTCTCBPEModel", PIECES, encoder=FASTCONFORMER | {"use_bias": False}),
-    "hybrid-characters": Kind("EncDecHybridRNNTCTCModel", encoder=CONFORMER | {"untie_biases": False}),
+    "hybrid-bpe": Kind(
+        "EncDecHybridRNNTCTCBPEModel",
+        PIECES,
+        encoder=FASTCONFORMER | {"use_bias": False},
+        durations=(0, 1, 2, 3, 4),
+        ctc_decoding={"strategy": "beam", "beam": {"beam_size": 4, "kenlm_path": "/models/words.bin"}},
+    ),
+    "hybrid-characters": Kind(
+        "EncDecHybridRNNTCTCModel",
+        encoder=CONFORMER | {"untie_biases": False},
+        decoding={"strategy": "maes", "beam": {"beam_size": 4, "ngram_lm_model": "/models/words.bin"}},
+        ctc_decoding={"strategy": "flashlight", "beam": {"flashlight_cfg": {"lexicon_path": "/models/words.txt"}}},
+    ),
+    "control-pieces": Kind(
+        "EncDecCTCModelBPE",
+        PIECES,
+        tokenizer={
+            "bos_id": 1,
+            "eos_id": 2,
+            "pad_id": 3,
+            "control_symbols": ["<|start|>", "<|noise|>"],
+            "user_defined_symbols": ["[laugh]", "<unk2>", "?"],
+            "unk_surface": " nothing ",
+        },
+        decoding={"strategy": "pyctcdecode", "beam": {"beam_size": 4, "kenlm_path": "/models/words.bin"}, "odd": 1},
+    ),
     "streaming": Kind(
         "EncDecCTCModelBPE",
         PIECES,
@@ -92,13 +124,18 @@ def make(kind: Kind, path: Path) -> None:
     """Write one checkpoint."""
     import torch  # noqa: PLC0415
     from nemo.collections.asr import models  # noqa: PLC0415
-    from omegaconf import OmegaConf  # noqa: PLC0415
+    from omegaconf import OmegaConf, open_dict  # noqa: PLC0415
 
     torch.manual_seed(0)
     with TemporaryDirectory() as folder:
         config = _config(kind, Path(folder))
         model = getattr(models, kind.class_name)(cfg=OmegaConf.create(config)).eval()
         _make_talkative(model)
+        with open_dict(model.cfg):
+            if kind.decoding is not None:
+                model.cfg.decoding = kind.decoding
+            if kind.ctc_decoding is not None:
+                model.cfg.aux_ctc.decoding = kind.ctc_decoding
         partial = path.with_suffix(".partial.nemo")
         model.save_to(str(partial))
     partial.replace(path)
@@ -156,12 +193,12 @@ def _config(kind: Kind, folder: Path) -> dict[str, Any]:
         "encoder": encoder,
     }
     if kind.pieces:
-        _train_tokenizer(folder, kind.pieces)
+        _train_tokenizer(folder, kind.pieces, kind.tokenizer)
         config["tokenizer"] = {"dir": str(folder), "type": "bpe"}
     else:
         config["labels"] = vocabulary
     if hybrid:
-        config |= _transducer(encoder["d_model"], vocabulary)
+        config |= _transducer(encoder["d_model"], vocabulary, kind.durations)
         config["aux_ctc"] = {"ctc_loss_weight": 0.3, "decoder": ctc, "decoding": {"strategy": "greedy"}}
     else:
         config |= {"decoder": ctc, "decoding": {"strategy": "greedy"}}
@@ -193,8 +230,8 @@ def _encoder(kind: Kind) -> dict[str, Any]:
     } | kind.encoder
 
 
-def _transducer(width: int, vocabulary: Sequence[str]) -> dict[str, Any]:
-    return {
+def _transducer(width: int, vocabulary: Sequence[str], durations: Sequence[int]) -> dict[str, Any]:
+    config: dict[str, Any] = {
         "model_defaults": {"enc_hidden": width, "pred_hidden": 32, "joint_hidden": 32},
         "decoder": {
             "_target_": "nemo.collections.asr.modules.RNNTDecoder",
@@ -221,9 +258,15 @@ def _transducer(width: int, vocabulary: Sequence[str]) -> dict[str, Any]:
         "decoding": {"strategy": "greedy_batch", "greedy": {"max_symbols": 5}},
         "loss": {"loss_name": "default"},
     }
+    if durations:
+        config["model_defaults"]["tdt_durations"] = list(durations)
+        config["joint"]["num_extra_outputs"] = len(durations)
+        config["decoding"] |= {"model_type": "tdt", "durations": list(durations)}
+        config["loss"] = {"loss_name": "tdt", "tdt_kwargs": {"durations": list(durations), "sigma": 0.02, "omega": 0.1}}
+    return config
 
 
-def _train_tokenizer(folder: Path, pieces: int) -> None:
+def _train_tokenizer(folder: Path, pieces: int, options: dict[str, Any]) -> None:
     """Write a SentencePiece BPE model of exactly `pieces` pieces, of words that mean nothing, as NeMo wants it."""
     import sentencepiece  # noqa: PLC0415
 
@@ -239,9 +282,8 @@ def _train_tokenizer(folder: Path, pieces: int) -> None:
         model_type="bpe",
         normalization_rule_name="identity",
         character_coverage=1.0,
-        bos_id=-1,
-        eos_id=-1,
         minloglevel=2,
+        **({"bos_id": -1, "eos_id": -1} | options),
     )
     lines = (folder / "tokenizer.vocab").read_text(encoding="utf-8").splitlines()
     (folder / "vocab.txt").write_text("\n".join(line.split("\t")[0] for line in lines) + "\n", encoding="utf-8")

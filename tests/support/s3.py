@@ -39,7 +39,7 @@ class S3Server:
 
 @contextmanager
 def s3_server(
-    folder: Path, certificate: Certificate | None = None, *, address: str = "127.0.0.1"
+    folder: Path, certificate: Certificate | None = None, *, address: str = "127.0.0.1", read_only: bool = False
 ) -> Iterator[S3Server]:
     """Run a server over `folder` while the block runs, with TLS if it has a certificate; by default on loopback."""
     if not BINARY.is_file():
@@ -51,7 +51,7 @@ def s3_server(
     tls: list[str | Path] = ["--cert", certificate.certificate, "--key", certificate.key] if certificate else []
     with (folder / "s3.log").open("wb") as log:
         process = subprocess.Popen(
-            [BINARY, "--port", f"{address}:{port}", *tls, "posix", objects],
+            [BINARY, "--port", f"{address}:{port}", *tls, *(["--readonly"] if read_only else []), "posix", objects],
             env=os.environ | {"ROOT_ACCESS_KEY": access, "ROOT_SECRET_KEY": secret},
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from model_builder import artifact_store
-from model_builder.errors import ArtifactError, SourceError, StorageError, WorkFolderError
+from model_builder.errors import ArtifactError, StorageError, StorageLocationError, WorkFolderError
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
 from tests.unit.test_artifact import FACTS
@@ -159,7 +159,7 @@ def test_an_altered_folder_is_noticed(published: artifact_store.Published, tmp_p
 
 
 def test_a_path_in_place_of_a_uri_is_explained() -> None:
-    with pytest.raises(SourceError, match="write file:///folder or s3://bucket/prefix"):
+    with pytest.raises(StorageLocationError, match="write file:///folder or s3://bucket/prefix"):
         Storage("models/prod")
 
 
@@ -173,6 +173,6 @@ def test_storage_that_refuses_connections_is_a_transient_error(monkeypatch: pyte
 
 
 def test_looking_into_a_folder_that_is_not_there_does_not_make_it(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="absent"):
+    with pytest.raises(StorageLocationError, match="absent"):
         artifact_store.verify((tmp_path / "absent").as_uri(), reporter=QUIET)
     assert not list(tmp_path.iterdir())

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from model_builder import pipeline
 from model_builder.cli import app, this_machine_directly
 
 PLACES = ("--source", "english.nemo", "--name", "english_stt", "--storage", "file:///store")
@@ -17,6 +18,36 @@ def test_a_precision_may_be_written_as_in_the_resource(written: str) -> None:
 
     assert result.exit_code == 2
     assert "bf16 is for TensorRT plans" in result.output
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("hf:nvidia/parakeet-tdt_ctc-110m@main", "parakeet-tdt_ctc-110m"),
+        ("hf:nvidia/parakeet-ctc-0.6b", "parakeet-ctc-0.6b"),
+        ("s3://models/german/stt_de.nemo", "stt_de"),
+        ("models/English-2.nemo", "English-2"),
+    ],
+)
+def test_a_model_is_named_after_its_source(source: str, name: str) -> None:
+    assert pipeline.name_of(source) == name
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--source", "my model (2).nemo"), "--name is needed: 'my model (2)', after the source, is not a name"),
+        (("--source", "x.nemo", "--name", "nvidia/parakeet"), "; write 'parakeet', without the owner"),
+    ],
+)
+def test_a_name_that_no_model_can_have_is_refused_with_what_to_write(
+    options: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    places = ("--storage", tmp_path.as_uri(), "--work", str(tmp_path / "work"))
+    result = CliRunner().invoke(app, ["build", *options, *places])
+
+    assert result.exit_code == 2
+    assert message in result.output
 
 
 def test_brackets_in_the_name_of_a_checkpoint_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

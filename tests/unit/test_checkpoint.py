@@ -13,7 +13,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from model_builder.checkpoint import describe, unpack
+from model_builder.checkpoint import Description, describe, unpack
 from model_builder.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 
 CONFIG: dict[str, Any] = {
@@ -22,6 +22,9 @@ CONFIG: dict[str, Any] = {
     "encoder": {"_target_": "nemo.collections.asr.modules.ConformerEncoder", "subsampling_factor": 8},
     "tokenizer": {"dir": "/data/tokenizer", "type": "bpe"},
 }
+
+MODULES = "nemo.collections.asr.modules"
+HYBRID = "nemo.collections.asr.models.EncDecHybridRNNTCTCBPEModel"
 
 Write = Callable[..., Path]
 
@@ -199,6 +202,40 @@ def test_a_checkpoint_with_any_bytes_changed_is_read_or_refused(
         ({"tokenizer": {"type": "wpe", "dir": "/data"}}, "the tokenizer is WordPiece; only SentencePiece"),
         ({"tokenizer": {"type": "agg", "langs": {"en": {"type": "bpe"}}}}, "an aggregate of several tokenizers; only"),
         ({"tokenizer": {"type": "bpe", "custom_tokenizer": {}}}, "the tokenizer is a custom class; only SentencePiece"),
+        ({"preprocessor": {"_target_": f"{MODULES}.AudioToMFCCPreprocessor"}}, "the preprocessor is a AudioToMFCCPrep"),
+        (
+            {"decoder": {"_target_": f"{MODULES}.LSTMDecoder"}},
+            r"the CTC head \(decoder\) is a LSTMDecoder; only one lin",
+        ),
+        ({"decoder": {"add_blank": False}}, r"decoder\.add_blank is False; a CTC head needs the blank"),
+        (
+            {"target": HYBRID, "aux_ctc": {"decoder": {"_target_": f"{MODULES}.LSTMDecoder"}}},
+            r"the CTC head \(aux_ctc\.decoder\) is a LSTMDecoder",
+        ),
+        ({"encoder": {"_target_": f"{MODULES}.ConformerEncoderAdapter"}}, "has adapters .*ConformerEncoderAdapter"),
+        (
+            {"adapters": {"__global_cfg__": {}, "german": {"enabled": False}}},
+            r"has adapters \('german'; the encoder is",
+        ),
+        (
+            {"preprocessor": {"log_zero_guard_type": "clamp"}},
+            r"log_zero_guard_type is 'clamp'; only 'add' is supported",
+        ),
+        ({"preprocessor": {"log_zero_guard_value": "eps"}}, r"log_zero_guard_value is 'eps'; a number above 0"),
+        ({"preprocessor": {"window": "none"}}, r"window is 'none'; 'hann', 'hamming', 'blackman', 'bartlett' are"),
+        ({"preprocessor": {"window": None}}, r"preprocessor\.window is None"),
+        (
+            {"preprocessor": {"normalize": {"fixed_mean": [0.5] * 80}}},
+            r"normalize is \{'fixed_mean': \[0\.5, .{60,}\.\.\.; ",
+        ),
+        ({"encoder": CONFIG["encoder"] | {"subsampling_factor": 1}}, r"encoder\.subsampling_factor is 1; an encoder"),
+        (
+            {
+                "preprocessor": {"normalize": "NA"},
+                "encoder": CONFIG["encoder"] | {"att_context_style": "chunked_limited"},
+            },
+            r"normalize is 'NA'; only 'per_feature' is supported\. It is a cache-aware streaming model",
+        ),
     ],
 )
 def test_what_is_not_supported_is_named_with_what_is(
@@ -206,6 +243,91 @@ def test_what_is_not_supported_is_named_with_what_is(
 ) -> None:
     with pytest.raises(UnsupportedCheckpointError, match=message):
         opened(write(CONFIG | change), tmp_path / "unpacked")
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "words"),
+    [
+        ("EncDecRNNTBPEModel", {"loss": {"loss_name": "default"}}, r"transducer \(RNNT\), and has no CTC head"),
+        ("EncDecRNNTModel", {"loss": {"loss_name": "tdt"}}, r"transducer \(TDT\), and has no CTC head"),
+        ("EncDecRNNTBPEModel", {"model_defaults": {"tdt_durations": [0, 1, 2]}}, r"transducer \(TDT\)"),
+        ("EncDecRNNTBPEModel", {"decoding": {"durations": [0, 1]}}, r"transducer \(TDT\)"),
+        ("EncDecRNNTBPEModel", {"decoding": {"durations": []}, "loss": None}, r"transducer \(RNNT\)"),
+        (
+            "EncDecRNNTBPEModel",
+            {
+                "loss": {"loss_name": "default", "tdt_kwargs": {"durations": [0, 1]}},
+                "decoding": {"model_type": "rnnt", "tdt_include_token_duration": None},
+            },
+            r"transducer \(RNNT\)",
+        ),
+        (
+            "EncDecRNNTBPEModel",
+            {"encoder": CONFIG["encoder"] | {"att_context_style": "chunked_limited"}},
+            r"no CTC head; .*\. It is a cache-aware streaming model",
+        ),
+        ("EncDecMultiTaskModel", {}, "an attention model with a text decoder, as Canary"),
+        ("EncDecHybridRNNTCTCBPEModelWithPrompt", {}, "takes a prompt beside the audio"),
+        ("EncDecDenoiseMaskedTokenPredModel", {}, "a pretrained encoder without a head for text"),
+        ("SortformerEncLabelModel", {}, "parts speakers, and gives no text"),
+    ],
+)
+def test_a_model_of_another_class_is_named_in_words(
+    write: Write, tmp_path: Path, name: str, more: dict[str, object], words: str
+) -> None:
+    config = CONFIG | {"target": f"nemo.collections.asr.models.{name}"} | more
+    with pytest.raises(UnsupportedCheckpointError, match=rf"is a {name}; supported are .*\. It .*{words}"):
+        opened(write(config), tmp_path / "unpacked")
+
+
+def described(path: Path, folder: Path) -> Description:
+    folder.mkdir()
+    unpack(path, folder)
+    return describe(folder)
+
+
+@pytest.mark.parametrize(
+    ("more", "unused"),
+    [({"loss": {"loss_name": "default"}}, "RNNT"), ({"decoding": {"model_type": "tdt", "durations": [0, 1]}}, "TDT")],
+)
+def test_the_head_of_a_hybrid_that_is_left_out_is_named(
+    write: Write, tmp_path: Path, more: dict[str, object], unused: str
+) -> None:
+    found = described(write(CONFIG | {"target": HYBRID} | more), tmp_path / "unpacked")
+    assert found.heads == f"CTC head (its {unused} head is left out)"
+
+
+def test_a_number_with_an_exponent_and_no_point_is_read_as_nemo_reads_it(write: Write, tmp_path: Path) -> None:
+    raw = yaml.safe_dump(CONFIG).replace("window_stride: 0.01", "window_stride: 1e-2\n  log_zero_guard_value: 1e-10")
+    assert described(write(raw=raw.encode()), tmp_path / "unpacked").step_seconds == 0.08
+
+
+def test_a_stride_may_be_given_in_samples(write: Write, tmp_path: Path) -> None:
+    preprocessor = CONFIG["preprocessor"] | {"window_stride": None, "n_window_stride": 160}
+    found = described(write(CONFIG | {"preprocessor": preprocessor}), tmp_path / "unpacked")
+    assert found.step_seconds == 0.08
+
+
+@pytest.mark.parametrize("window", [{"window_size": 0.025}, {"window_size": None, "n_window_size": 400}])
+def test_a_transform_shorter_than_its_window_is_refused(
+    write: Write, tmp_path: Path, window: dict[str, object]
+) -> None:
+    with pytest.raises(CheckpointError, match=r"n_fft is 256, less than the 400 samples of the window"):
+        opened(
+            write(CONFIG | {"preprocessor": CONFIG["preprocessor"] | window | {"n_fft": 256}}), tmp_path / "unpacked"
+        )
+
+
+def test_the_context_of_a_streaming_model_is_said(write: Write, tmp_path: Path) -> None:
+    streaming = {"att_context_style": "chunked_limited", "att_context_size": [[70, 13], [70, 6]]}
+    found = described(write(CONFIG | {"encoder": CONFIG["encoder"] | streaming}), tmp_path / "unpacked")
+    assert found.lookahead == "cache-aware, attention context [[70, 13], [70, 6]]"
+
+
+@pytest.mark.parametrize("head", [None, [], "text"])
+def test_a_ctc_head_that_is_no_mapping_is_refused(write: Write, tmp_path: Path, head: object) -> None:
+    with pytest.raises(CheckpointError, match=r"decoder is .*; the settings of a CTC head are needed"):
+        opened(write(CONFIG | {"decoder": head}), tmp_path / "unpacked")
 
 
 @pytest.mark.parametrize(

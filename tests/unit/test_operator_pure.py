@@ -173,11 +173,11 @@ def ended_job(code: int, message: str, *, reason: str = "Error", evicted: str = 
 
 
 def test_what_a_build_published_is_read_from_its_termination_message() -> None:
-    told = {"uri": "s3://x", "manifestSha256": "a" * 64, "engine": "OnnxRuntime", "newerField": 1}
+    told = {"uri": "s3://x", "manifestSha256": "a" * 64, "engine": "OnnxRuntime", "head": "CTC", "newerField": 1}
     state = ended_job(0, json.dumps(told))
     assert state.phase is Phase.SUCCEEDED
     assert state.result is not None
-    assert state.result.uri == "s3://x"
+    assert (state.result.uri, state.result.head) == ("s3://x", "CTC")
 
 
 @pytest.mark.parametrize("message", ["", "not json", "[]", "{}", '{"uri": 1}', "null"])

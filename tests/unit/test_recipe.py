@@ -78,7 +78,24 @@ def test_canonical_json_has_sorted_keys_and_no_spaces() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "English", "english-stt", "1english", "a" * 41, "english/stt", "ensemble_english"]
+    "name",
+    [
+        "english_stt",
+        "stt_en_fastconformer_hybrid_large_streaming_multi",
+        "parakeet-tdt_ctc-110m",
+        "parakeet-tdt-0.6b-v2",
+        "STT-German",
+        "1b-model",
+        "a" * 96,
+    ],
+)
+def test_names_of_the_hub_are_names_of_models(name: str) -> None:
+    assert example(model_name=name).model_name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "a" * 97, "nvidia/english", "ensemble_english", ".english", "-english", "english.", "a..b", "a b", "a;b"],
 )
 def test_names_that_triton_or_storage_would_not_take_are_refused(name: str) -> None:
     with pytest.raises(ValidationError, match=r"model_name|names a part of the repository"):

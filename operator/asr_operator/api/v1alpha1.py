@@ -226,8 +226,9 @@ class Model(ApiModel):
         )
     )
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$", max_length=40)]
-    """Name of the model in Triton, which clients ask for, such as english_stt. It is the same whichever engine runs."""
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*$", max_length=96)]
+    """Name of the model in Triton, which clients ask for, such as english_stt, or as the hub has it, such as
+    parakeet-ctc-0.6b. It is the same whichever engine runs."""
     source: Source
     """Where the NeMo checkpoint comes from. A change builds the new model while the old one serves."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)] | None = None
@@ -836,6 +837,8 @@ class Artifact(ApiModel):
     """What it was built from, as the name of the build's Job has it."""
     engine: Engine
     """OnnxRuntime, or TensorRT for a plan."""
+    head: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """The checkpoint's head that was built and compared with NeMo: CTC, also of a hybrid that has a transducer, too."""
     uri: StatusText
     """Where it is."""
     manifest_sha256: Annotated[str, StringConstraints(max_length=64)]

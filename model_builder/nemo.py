@@ -1,9 +1,11 @@
 """A NeMo checkpoint as the reference: adapter of NeMo, imported when a build needs it (NeMo takes 20 s to import)."""
 
+import copy
 import logging
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ Floats = npt.NDArray[np.float32]
 
 WORD = "a"
 """Any text; SentencePiece drops the space at the start of a line."""
+MAX_LOG_DIFFERENCE = 1e-3
+"""Of log-mel features in single and double precision, the median of an utterance; rounding gives 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,8 @@ class Checkpoint:
             raise UnsupportedCheckpointError("preprocessor.window must name a window, such as 'hann'")
         if featurizer.log_zero_guard_type != "add" or isinstance(featurizer.log_zero_guard_value, str):
             raise UnsupportedCheckpointError("preprocessor.log_zero_guard_type must be 'add' with a number")
+        if not float(featurizer.log_zero_guard_value) > 0:
+            raise UnsupportedCheckpointError("preprocessor.log_zero_guard_value must be above 0, or silence has no log")
         return {
             "window": featurizer.window,
             "mel": featurizer.fb[0],
@@ -165,23 +171,74 @@ class Checkpoint:
 
     def reference(self, signals: Sequence[Floats]) -> list[Reference]:
         """Transcribe utterances [L] one by one, as `transcribe()` with batch size 1 does."""
-        import torch  # noqa: PLC0415
-
         references = []
         for signal in signals:
             lengths = np.array([[signal.size]], dtype=np.int32)
             features, frames = self.features(signal[None], lengths)
-            with torch.inference_mode():
-                encoded, steps = self.model.encoder(
-                    audio_signal=torch.from_numpy(features), length=torch.from_numpy(frames[:, 0]).to(torch.int64)
-                )
-                logprobs = self.decoder(encoder_output=encoded)
-                hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
-            references.append(
-                Reference(
-                    text=" ".join(str(hypothesis.text).split()),
-                    features=features[0, :, : frames[0, 0]],
-                    logprobs=logprobs[0, : steps[0]].numpy(),
-                )
-            )
+            references.append(self.reference_of(features[0], int(frames[0, 0])))
         return references
+
+    def reference_of(self, features: Floats, frames: int) -> Reference:
+        """What encoder, CTC head and greedy decoding make of features [bands, T], of which `frames` are valid."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            encoded, steps = self.model.encoder(
+                audio_signal=torch.from_numpy(features[None]), length=torch.tensor([frames])
+            )
+            logprobs = self.decoder(encoder_output=encoded)
+            hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
+        return Reference(
+            text=" ".join(str(hypothesis.text).split()),
+            features=features[:, :frames],
+            logprobs=logprobs[0, : steps[0]].numpy(),
+        )
+
+    def exact_features(self, audio: npt.NDArray[np.float64]) -> tuple[Floats, int]:
+        """NeMo's own features of utterances [B, L] of one length, computed in double precision.
+
+        In single precision the sums of NeMo's normalisation leave rounding noise, which the division by a small
+        deviation makes as large as speech: in digital silence, in empty bands, in very quiet audio.
+
+        Returns:
+            [B, bands, T] float32, rounded at the end, and how many frames of each are valid.
+
+        Raises:
+            CheckpointError: The features before normalisation are not those that NeMo has in single precision.
+        """
+        single, double = self._featurizers
+        rounded, frames = _featurized(single, audio.astype(np.float32), normalize=False)
+        exact, _ = _featurized(double, audio, normalize=False)
+        typical = float(np.median(np.abs(rounded - exact)[:, :, :frames]))
+        if not typical <= MAX_LOG_DIFFERENCE:
+            raise CheckpointError(
+                f"NeMo's log-mel features in double precision typically differ by {typical:.2g} from those in single "
+                "precision: this version of NeMo cannot be used as the reference"
+            )
+        features, frames = _featurized(double, audio, normalize=True)
+        return features.astype(np.float32), frames
+
+    @cached_property
+    def _featurizers(self) -> tuple[Any, Any]:
+        """Copies of NeMo's feature extraction, in single and in double precision."""
+        original = self.model.preprocessor.featurizer
+        return copy.deepcopy(original), copy.deepcopy(original).double()
+
+
+def _featurized(
+    featurizer: Any,  # noqa: ANN401 (NeMo has no types)
+    audio: npt.NDArray[Any],
+    *,
+    normalize: bool,
+) -> tuple[npt.NDArray[Any], int]:
+    """NeMo's features [B, bands, T], or its log-mel levels, and the valid frames of each."""
+    import torch  # noqa: PLC0415
+
+    kind = featurizer.normalize
+    featurizer.normalize = kind if normalize else None
+    try:
+        with torch.inference_mode():
+            features, frames = featurizer(torch.from_numpy(audio), torch.full((len(audio),), audio.shape[1]))
+    finally:
+        featurizer.normalize = kind
+    return features.numpy(), int(frames[0])

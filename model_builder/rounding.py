@@ -1,0 +1,80 @@
+"""What the checkpoint makes of an utterance, and how far rounding alone moves it.
+
+Each band is divided by its own deviation. Where a band holds next to nothing (above 4 kHz in telephone speech, or
+everywhere in a very quiet recording), that makes rounding as large as speech, in NeMo as in any other implementation.
+So the reference are NeMo's features in double precision; and the same audio, disturbed by as much as FP32 rounds,
+shows how exactly it defines the results at all.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from model_builder.nemo import Checkpoint, Floats, Reference
+
+DISTURBED = 2
+"""Disturbed copies of each utterance."""
+LEVEL_SAMPLES = 400
+"""Of a block over which the level of the audio is taken, with its neighbours: about an analysis window."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The checkpoint's own results for one utterance, and what rounding does to them.
+
+    Attributes:
+        reference: Text, features and log-probabilities; the features are exact but for the last rounding.
+        single_text: The text where NeMo's features are computed in single precision, as `transcribe()` does.
+        features_moved: [bands] by how much rounding moves the features of a band at most.
+        logprobs_moved: [steps] by how much it moves the log-probabilities of a step at most.
+        single_features_moved: By how much NeMo's own rounding moves the features at most.
+        single_logprobs_moved: And the log-probabilities.
+    """
+
+    reference: Reference
+    single_text: str
+    features_moved: Floats
+    logprobs_moved: Floats
+    single_features_moved: float
+    single_logprobs_moved: float
+
+
+def expected(checkpoint: Checkpoint, samples: Floats, *, single: bool = False) -> Expected:
+    """Transcribe one utterance [L] by NeMo: exactly, as it is, and disturbed.
+
+    Args:
+        checkpoint: The loaded model.
+        samples: Audio [L] in [-1, 1].
+        single: The served features are NeMo's own in single precision, so they are the reference, and what rounding
+            does to them is allowed to the served ones.
+    """
+    (own,) = checkpoint.reference([samples])
+    features, frames = checkpoint.exact_features(np.stack([samples, *disturbed(samples)]).astype(np.float64))
+    exact, *moved = (checkpoint.reference_of(each, frames) for each in features)
+    reference = own if single else exact
+    others = [*moved, exact] if single else moved
+    return Expected(
+        reference=reference,
+        single_text=own.text,
+        features_moved=np.max([np.abs(other.features - reference.features).max(axis=1) for other in others], axis=0),
+        logprobs_moved=np.max([np.abs(other.logprobs - reference.logprobs).max(axis=1) for other in others], axis=0),
+        single_features_moved=float(np.abs(own.features - exact.features).max()),
+        single_logprobs_moved=float(np.abs(own.logprobs - exact.logprobs).max()),
+    )
+
+
+def disturbed(samples: Floats) -> list[npt.NDArray[np.float64]]:
+    """The audio with noise of FP32's rounding (2^-24 of the level around each sample), as often as DISTURBED says."""
+    level = _level(samples) * np.finfo(np.float32).eps / 2
+    random = np.random.default_rng(0)
+    return [samples + level * random.standard_normal(samples.size) for _ in range(DISTURBED)]
+
+
+def _level(samples: Floats) -> npt.NDArray[np.float64]:
+    """Greatest magnitude around each sample."""
+    blocks = -(-samples.size // LEVEL_SAMPLES)
+    padded = np.pad(np.abs(samples.astype(np.float64)), (0, blocks * LEVEL_SAMPLES - samples.size))
+    peaks = np.pad(padded.reshape(blocks, LEVEL_SAMPLES).max(axis=1), 1)
+    around = np.max([peaks[:-2], peaks[1:-1], peaks[2:]], axis=0)
+    return np.repeat(around, LEVEL_SAMPLES)[: samples.size]

@@ -175,13 +175,13 @@ def figures_of(
     # Without known texts the checkpoint's own transcripts are the truth: any word that differs counts.
     measured = {role: accuracy.word_error_rate(truth or mine, found) for role, found in texts.items()}
     baseline = accuracy.word_error_rate(truth, mine) if truth else None
-    # What rounding decides in NeMo itself is no error of the served model.
+    # What a near-tie decides is no error of the served model.
     judged = [
         accuracy.word_error_rate(
             truth or mine,
             [
-                item.text if own.explained(item, text, vocabulary, own.rounding_margin(item)) else text
-                for item, text in zip(references, found, strict=True)
+                item.text if own.explained(item, text, vocabulary, figures["near_tie_margin"]) else text
+                for item, text, figures in zip(references, found, files, strict=True)
             ],
         )
         for found in texts.values()
@@ -199,7 +199,7 @@ def figures_of(
             accuracy.token_agreement(
                 [reference.tokens for reference in references],
                 [
-                    own.settled(reference, each.tokens, own.rounding_margin(reference))
+                    own.settled(reference, each.tokens, _token_margin(reference, precision))
                     for reference, each in zip(references, found, strict=True)
                 ],
             )
@@ -231,8 +231,8 @@ def _file_figures(
     greatest = float(differences.max(initial=0.0))
     limit = max(MAX_TOKEN_LOGPROB_DIFFERENCE[precision], ROUNDING_MULTIPLE * reference.moved)
     mean_limit = max(MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], ROUNDING_MULTIPLE * reference.mean_moved)
-    precise = min(NEAR_TIE_MULTIPLE * greatest, 2 * limit, MAX_MARGIN)
-    margin = max(precise, 2 * MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], own.rounding_margin(reference))
+    least = _token_margin(reference, precision)
+    margin = max(min(NEAR_TIE_MULTIPLE * greatest, 2 * limit, MAX_MARGIN), least)
     return {
         "same": all(own.same_text(text, reference.text) for text in texts),
         "explained": all(own.explained(reference, text, vocabulary, margin) for text in texts),
@@ -242,12 +242,14 @@ def _file_figures(
         "mean_token_logprob_difference": float(differences.mean()) if differences.size else 0.0,
         "mean_token_logprob_limit": mean_limit,
         "token_agreement": min(
-            accuracy.token_agreement(
-                [reference.tokens], [own.settled(reference, each.tokens, own.rounding_margin(reference))]
-            )
-            for each in found
+            accuracy.token_agreement([reference.tokens], [own.settled(reference, each.tokens, least)]) for each in found
         ),
     }
+
+
+def _token_margin(reference: Heard, precision: Precision) -> float:
+    """Lead of a token below which another one is always a near-tie."""
+    return max(2 * MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], own.rounding_margin(reference))
 
 
 def _weighted(files: Sequence[dict[str, Any]], references: Sequence[Heard], figure: str, steps: int) -> float:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from asr_serving import tensors
 from asr_serving.audio import Batch, Samples, floats
 from asr_serving.frontend import plain
+from asr_serving.text import Vocabulary
 from model_builder import accuracy, audio_set, references, rounding
 from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError
@@ -86,7 +87,7 @@ def run(
             references.from_logprobs(item.reference.text, item.reference.logprobs, item.logprobs_moved)
             for item in expected
         ]
-        _check_vocabulary(checkpoint, own, names)
+        check_vocabulary(checkpoint.vocabulary, own, names)
         figures.by_utterance = [
             {
                 "file": utterance.name,
@@ -136,9 +137,14 @@ def run(
     return asdict(figures)
 
 
-def _check_vocabulary(checkpoint: Checkpoint, own: Sequence[Heard], names: Sequence[str]) -> None:
+def check_vocabulary(vocabulary: Vocabulary, own: Sequence[Heard], names: Sequence[str]) -> None:
+    """See to it that the server writes the checkpoint's tokens as the checkpoint does.
+
+    Raises:
+        RejectedError: It writes those of a file otherwise.
+    """
     for name, item in zip(names, own, strict=True):
-        written = references.written(item, checkpoint.vocabulary)
+        written = references.written(item, vocabulary)
         if not references.same_text(written, item.text):
             raise RejectedError(
                 f"{name}: NeMo writes {item.text!r}, and the server would write {written!r} of its tokens"

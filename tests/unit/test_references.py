@@ -11,7 +11,7 @@ from model_builder.audio_set import AudioSet, Utterance
 from model_builder.errors import RejectedError
 from model_builder.recipe import Precision, Recipe
 from model_builder.references import Heard, explained, from_logprobs, same_text, settled
-from model_builder.stages import gate
+from model_builder.stages import check, gate
 
 GERMAN = Vocabulary((" ", "g", "r", "ü", "n", "u"), "characters", 0.04)
 BLANK = GERMAN.blank
@@ -151,3 +151,10 @@ def test_what_rounding_does_to_the_checkpoint_itself_is_accepted_fourfold() -> N
 def test_log_probabilities_that_are_no_numbers_are_rejected() -> None:
     with pytest.raises(RejectedError, match="differ from NeMo's by nan"):
         judged([WORD], [CLEAR], known=None, shift=float("nan"))
+
+
+def test_a_vocabulary_that_writes_the_checkpoints_own_tokens_otherwise_is_rejected_with_the_file() -> None:
+    check.check_vocabulary(GERMAN, [CLEAR], ["a.wav"])
+    spoken = Vocabulary((" ", "g", "r", "ü", "n<s>", "u"), "characters", 0.04)
+    with pytest.raises(RejectedError, match=r"a\.wav: NeMo writes 'grün', and the server would write 'grün<s>'"):
+        check.check_vocabulary(spoken, [CLEAR], ["a.wav"])

@@ -15,11 +15,21 @@ import numpy as np
 import numpy.typing as npt
 
 from asr_serving.text import NO_TOKEN, Vocabulary, transcribe
+from model_builder.recipe import Precision
 
 ROUNDING_MULTIPLE = 4
 """What rounding does to the checkpoint's own results, this many times over, is always accepted."""
 MAX_MARGIN = 2.0
 """Of a near-tie, in log-probability: the best token is seven times as probable. Beyond that nothing is compared."""
+MAX_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-2, Precision.FP16: 0.25, Precision.BF16: 2.0}
+"""Of any step. A sound FP32 build has 1e-5 and FP16 0.02; a window that is off by one sample 0.02, a weight matrix
+scaled by 1.05 0.04, one that is zeroed or doubled 0.5 to 1.2."""
+MEAN_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-3, Precision.FP16: 5e-3, Precision.BF16: 4e-2}
+"""Over all steps. A sound FP16 build has 3e-4; one weight matrix zeroed or doubled gives 0.014 to 0.02.
+BF16 has an eighth of FP16's digits."""
+NEAR_TIE_MULTIPLE = 4
+"""A text may differ from the checkpoint's where the best token leads by at most this often the greatest difference of
+the utterance's token log-probabilities, and not by more than twice what is accepted of those."""
 RUNNERS_UP = 3
 """Kept for each step."""
 MAX_PATHS = 2_000
@@ -106,6 +116,23 @@ def same_text(left: str, right: str) -> bool:
 def rounding_margin(reference: Heard) -> float:
     """Lead of a token below which rounding decides: the best one may lose what the other gains."""
     return 2 * ROUNDING_MULTIPLE * reference.moved
+
+
+def token_logprob_limit(reference: Heard, precision: Precision) -> float:
+    """What is accepted between the log-probability of a served token and the checkpoint's."""
+    return max(MAX_TOKEN_LOGPROB_DIFFERENCE[precision], ROUNDING_MULTIPLE * reference.moved)
+
+
+def near_tie_margin(reference: Heard, difference: float, precision: Precision) -> float:
+    """Lead of a token below which another one is a near-tie.
+
+    Args:
+        reference: The checkpoint's own transcript.
+        difference: Greatest difference between log-probabilities of its best tokens and of the served ones.
+        precision: Of the served model.
+    """
+    least = max(2 * MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], rounding_margin(reference))
+    return max(min(NEAR_TIE_MULTIPLE * difference, 2 * token_logprob_limit(reference, precision), MAX_MARGIN), least)
 
 
 def settled(reference: Heard, tokens: npt.NDArray[Any], margin: float) -> npt.NDArray[np.int32]:

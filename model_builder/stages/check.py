@@ -115,8 +115,10 @@ def run(
                     difference = _compare(outputs, row, expected[index], names[index])
                     worst = max(worst, difference)
                     entry["max_logprob_difference"] = max(entry["max_logprob_difference"], difference)
-                    served = outputs["tokens"][row, : own[index].tokens.size]
-                    tokens[index] = references.settled(own[index], served, references.rounding_margin(own[index]))
+                    part = slice(own[index].tokens.size)
+                    off = np.abs(outputs["token_logprobs"][row, part] - own[index].token_logprobs).max(initial=0.0)
+                    margin = references.near_tie_margin(own[index], float(off), recipe.precision)
+                    tokens[index] = references.settled(own[index], outputs["tokens"][row, part], margin)
                     agreed = accuracy.token_agreement([own[index].tokens], [tokens[index]])
                     entry["token_agreement"] = min(entry.get("token_agreement", 1.0), agreed)
                 task.advance(len(batch))
@@ -132,8 +134,8 @@ def run(
             f"features ≤ {figures.max_feature_difference:.1e}  log-probabilities ≤ "
             f"{figures.max_logprob_difference:.1e}  tokens {figures.token_agreement:.2%}"
         )
+        references.save(own, heard)
         _judge(figures, recipe)
-    references.save(own, heard)
     return asdict(figures)
 
 

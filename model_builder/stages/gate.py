@@ -33,20 +33,11 @@ from model_builder.audio_set import AudioSet
 from model_builder.errors import RejectedError, ServerError
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Precision, Recipe
-from model_builder.references import MAX_MARGIN, ROUNDING_MULTIPLE, Heard
+from model_builder.references import MEAN_TOKEN_LOGPROB_DIFFERENCE, ROUNDING_MULTIPLE, Heard
 from model_builder.repository.config import acoustic_inputs, acoustic_roles
 from model_builder.repository.layout import VERSION
 
 CONCURRENCY = 32
-MAX_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-2, Precision.FP16: 0.25, Precision.BF16: 2.0}
-"""Of any step. A sound FP32 build has 1e-5 and FP16 0.02; a window that is off by one sample 0.02, a weight matrix
-scaled by 1.05 0.04, one that is zeroed or doubled 0.5 to 1.2."""
-MEAN_TOKEN_LOGPROB_DIFFERENCE = {Precision.FP32: 1e-3, Precision.FP16: 5e-3, Precision.BF16: 4e-2}
-"""Over all steps. A sound FP16 build has 3e-4; one weight matrix zeroed or doubled gives 0.014 to 0.02.
-BF16 has an eighth of FP16's digits."""
-NEAR_TIE_MULTIPLE = 4
-"""A text may differ from the checkpoint's where the best token leads by at most this often the greatest difference of
-the utterance's token log-probabilities, and not by more than twice what is accepted of those."""
 
 
 def run(
@@ -199,8 +190,8 @@ def figures_of(
             accuracy.token_agreement(
                 [reference.tokens for reference in references],
                 [
-                    own.settled(reference, each.tokens, _token_margin(reference, precision))
-                    for reference, each in zip(references, found, strict=True)
+                    own.settled(reference, each.tokens, figures["near_tie_margin"])
+                    for reference, each, figures in zip(references, found, files, strict=True)
                 ],
             )
             for found in heard.values()
@@ -229,10 +220,9 @@ def _file_figures(
         ]
     )
     greatest = float(differences.max(initial=0.0))
-    limit = max(MAX_TOKEN_LOGPROB_DIFFERENCE[precision], ROUNDING_MULTIPLE * reference.moved)
+    limit = own.token_logprob_limit(reference, precision)
     mean_limit = max(MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], ROUNDING_MULTIPLE * reference.mean_moved)
-    least = _token_margin(reference, precision)
-    margin = max(min(NEAR_TIE_MULTIPLE * greatest, 2 * limit, MAX_MARGIN), least)
+    margin = own.near_tie_margin(reference, greatest, precision)
     return {
         "same": all(own.same_text(text, reference.text) for text in texts),
         "explained": all(own.explained(reference, text, vocabulary, margin) for text in texts),
@@ -242,14 +232,10 @@ def _file_figures(
         "mean_token_logprob_difference": float(differences.mean()) if differences.size else 0.0,
         "mean_token_logprob_limit": mean_limit,
         "token_agreement": min(
-            accuracy.token_agreement([reference.tokens], [own.settled(reference, each.tokens, least)]) for each in found
+            accuracy.token_agreement([reference.tokens], [own.settled(reference, each.tokens, margin)])
+            for each in found
         ),
     }
-
-
-def _token_margin(reference: Heard, precision: Precision) -> float:
-    """Lead of a token below which another one is always a near-tie."""
-    return max(2 * MEAN_TOKEN_LOGPROB_DIFFERENCE[precision], own.rounding_margin(reference))
 
 
 def _weighted(files: Sequence[dict[str, Any]], references: Sequence[Heard], figure: str, steps: int) -> float:

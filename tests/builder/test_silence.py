@@ -1,4 +1,4 @@
-"""Bands without energy: digital silence and its kin have the same features, text and confidence alone and in batches."""
+"""Digital silence and other empty bands: the same features, text and confidence alone and in batches."""
 
 from collections.abc import Callable
 from pathlib import Path

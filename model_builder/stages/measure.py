@@ -28,7 +28,7 @@ from model_builder.onnx_graph import Arrays, finite
 from model_builder.plan_shapes import STEP_RATIO, Profile
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Frontend, Recipe
-from model_builder.references import Heard, rounding_margin, settled
+from model_builder.references import Heard, near_tie_margin, settled
 from model_builder.repository.config import Served, input_dims
 
 REPEATS = 20
@@ -223,7 +223,10 @@ def _agreement(
                         f"{audio.utterances[index].name}: log-probabilities are NaN or infinite in batches of "
                         f"{batch} x {samples / SAMPLE_RATE:g} s"
                     )
-                found[index] = settled(heard[index], outputs["tokens"][row, :steps], rounding_margin(heard[index]))
+                part = slice(min(steps, heard[index].tokens.size))
+                off = np.abs(outputs["token_logprobs"][row, part] - heard[index].token_logprobs[part]).max(initial=0.0)
+                margin = near_tie_margin(heard[index], float(off), inputs.recipe.precision)
+                found[index] = settled(heard[index], outputs["tokens"][row, :steps], margin)
         share = accuracy.token_agreement(
             [heard[index].tokens for index in fitting], [found[index] for index in fitting]
         )

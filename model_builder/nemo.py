@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,6 +211,23 @@ class Checkpoint:
             self._compared = True
         features, frames = self._featurized(audio, normalize=True)
         return features.astype(np.float32), frames
+
+    @contextmanager
+    def half_precision_weights(self) -> Iterator[None]:
+        """Within the block, weights of encoder and CTC head are rounded to FP16, and computed with in FP32."""
+        import torch  # noqa: PLC0415
+
+        weights = [*self.model.encoder.parameters(), *self.decoder.parameters()]
+        kept = [weight.detach().clone() for weight in weights]
+        try:
+            with torch.no_grad():
+                for weight in weights:
+                    weight.copy_(weight.half())
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, exact in zip(weights, kept, strict=True):
+                    weight.copy_(exact)
 
     def _compare_precisions(self, audio: npt.NDArray[np.float64]) -> None:
         """See to it that NeMo does compute in double precision, and the same, before normalisation."""

@@ -6,7 +6,8 @@ Where it does, the reference are NeMo's features in double precision; and the sa
 rounds, shows how exactly it defines the results at all.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -73,6 +74,22 @@ def expected(checkpoint: Checkpoint, samples: Floats, *, single: bool = False) -
         single_features_moved=own_moved,
         single_logprobs_moved=float(np.abs(own.logprobs - exact.logprobs).max()),
     )
+
+
+def in_half_precision(checkpoint: Checkpoint, items: Sequence[Expected]) -> list[Expected]:
+    """The same, with what weights rounded to FP16 do to the log-probabilities counted as rounding, too."""
+    with checkpoint.half_precision_weights():
+        moved = [
+            np.abs(
+                checkpoint.reference_of(item.reference.features, item.reference.features.shape[1]).logprobs
+                - item.reference.logprobs
+            ).max(axis=1)
+            for item in items
+        ]
+    return [
+        replace(item, logprobs_moved=np.fmax(item.logprobs_moved, half))
+        for item, half in zip(items, moved, strict=True)
+    ]
 
 
 def disturbed(samples: Floats) -> list[npt.NDArray[np.float64]]:

@@ -83,6 +83,8 @@ def run(
         for utterance in audio.utterances:
             expected.append(rounding.expected(checkpoint, utterance.samples, single=recipe.frontend is Frontend.NEMO))
             task.advance()
+        if recipe.precision is Precision.FP16:
+            expected = rounding.in_half_precision(checkpoint, expected)
         own = [
             references.from_logprobs(item.reference.text, item.reference.logprobs, item.logprobs_moved)
             for item in expected

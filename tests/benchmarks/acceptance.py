@@ -49,7 +49,7 @@ NAME = "english_stt"
 DEMO = Path(__file__).parents[1] / "demo" / "english_stt.nemo"
 SPEECH = "flite_slt_0010.wav"
 BATCH = 6
-RECORDINGS = 20
+RECORDINGS = 8
 RANDOM: dict[str, Kind] = {name: kind for name, kind in checkpoints.KINDS.items() if name != "large"} | {
     "128 bands, layer norm": Kind(
         "EncDecCTCModelBPE", PIECES, features=128, encoder=FASTCONFORMER | {"conv_norm_type": "layer_norm"}
@@ -189,6 +189,7 @@ def accepted_by_file(item: Export, audio: AudioSet) -> tuple[list[dict[str, Any]
         shares = {
             "features": checked["max_feature_difference"] / checked["feature_limit"],
             "served log-probabilities": served["max_token_logprob_difference"] / served["token_logprob_limit"],
+            "served, mean": served["mean_token_logprob_difference"] / served["mean_token_logprob_limit"],
         }
         if item.recipe.precision is Precision.FP32:
             shares["log-probabilities"] = checked["max_logprob_difference"] / checked["logprob_limit"]
@@ -334,6 +335,9 @@ def main(
     content |= {"exports": {}, "damages": [], "damages_by_audio": [], "triton": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        for item in exported("demo", DEMO, shipped, folder / "shipped"):
+            listed = damages.FP32 if item.recipe.precision is Precision.FP32 else damages.FP16
+            content["damages"] += damaged(item, shipped, listed)
         for name in ("demo", *RANDOM):
             source = DEMO
             if name in RANDOM:
@@ -352,22 +356,27 @@ def main(
                     content["damages_by_audio"] += damaged(item, kinds, listed)
                     if triton:
                         content["triton"].append(through_triton(item, kinds))
-        for item in exported("demo", DEMO, shipped, folder / "shipped"):
-            listed = damages.FP32 if item.recipe.precision is Precision.FP32 else damages.FP16
-            content["damages"] += damaged(item, shipped, listed)
+            write(content, results, started)
+    typer.echo(
+        f"{content['accepted']} of {content['combinations']} combinations accepted, {content['same_texts']} with the same "
+        f"text; {content['damages_rejected']} damages rejected on the check audio"
+    )
+
+
+def write(content: dict[str, Any], results: Path, started: float) -> None:
+    """Write what was found so far."""
     rows = [row for item in content["exports"].values() for row in item["audio"]]
-    content["combinations"] = len(rows)
-    content["accepted"] = sum(row["accepted"] for row in rows)
-    content["same_texts"] = sum(row["same_text"] for row in rows)
-    content["damages_rejected"] = f"{sum(row['rejected'] for row in content['damages'])} of {len(content['damages'])}"
-    content["minutes"] = round((time.monotonic() - started) / 60, 1)
+    content |= {
+        "combinations": len(rows),
+        "accepted": sum(row["accepted"] for row in rows),
+        "same_texts": sum(row["same_text"] for row in rows),
+        "sets_rejected": sum(item["rejected"] is not None for item in content["exports"].values()),
+        "damages_rejected": f"{sum(row['rejected'] for row in content['damages'])} of {len(content['damages'])}",
+        "minutes": round((time.monotonic() - started) / 60, 1),
+    }
     results.mkdir(parents=True, exist_ok=True)
     (results / "acceptance.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     plot(content, results / "acceptance.png")
-    typer.echo(
-        f"{content['accepted']} of {len(rows)} combinations accepted, {content['same_texts']} with the same text; "
-        f"{content['damages_rejected']} damages rejected on the check audio"
-    )
 
 
 if __name__ == "__main__":

@@ -115,7 +115,8 @@ def test_the_page_names_the_file_that_decided() -> None:
 
 
 def test_a_rejected_build_reports_what_was_measured(tmp_path: Path) -> None:
+    figures = {"decided_by": {"file": "a.wav", "difference": 0.02, "limit": 0.01}}
     with pytest.raises(RejectedError), reported(tmp_path) as report, report.stage("gate"):
-        raise RejectedError("a.wav differs", {"decided_by": {"file": "a.wav"}})
+        raise RejectedError("a.wav differs", figures)
     content = json.loads((tmp_path / REPORT_FILE).read_text())
-    assert content["stages"]["gate"]["decided_by"] == {"file": "a.wav"}
+    assert content["stages"]["gate"]["decided_by"]["file"] == "a.wav"

@@ -358,8 +358,8 @@ def main(
                         content["triton"].append(through_triton(item, kinds))
             write(content, results, started)
     typer.echo(
-        f"{content['accepted']} of {content['combinations']} combinations accepted, {content['same_texts']} with the same "
-        f"text; {content['damages_rejected']} damages rejected on the check audio"
+        f"{content['accepted']} of {content['combinations']} combinations accepted, {content['same_texts']} with the "
+        f"same text; {content['damages_rejected']} damages rejected on the check audio"
     )
 
 

@@ -31,8 +31,7 @@ def mel(built: Built) -> Session:
 
 @pytest.fixture(scope="module")
 def speech() -> npt.NDArray[np.float64]:
-    found: npt.NDArray[np.float64] = floats(audio_set.load(audio_set.SHIPPED, max_seconds=40).utterances[1].signal)
-    return found.astype(np.float64)
+    return floats(audio_set.load(audio_set.SHIPPED, max_seconds=40).utterances[1].signal).astype(np.float64)
 
 
 def features(mel: Session, signals: list[Pcm], samples: int) -> list[npt.NDArray[np.float32]]:

@@ -22,7 +22,8 @@ LEAST = 2.0**-15
 
 def pcm(signal: Signal) -> Pcm:
     """Rounded to 16 bits."""
-    return np.clip(np.round(signal * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    rounded: Pcm = np.clip(np.round(signal * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    return rounded
 
 
 def level(decibels: float) -> Callable[[Signal], Pcm]:

@@ -121,7 +121,8 @@ class LogMel(nn.Module):
         count = frames[:, :, None].to(features.dtype)
         mean = torch.where(valid, features, zero).sum(dim=2, keepdim=True) / count
         centred = torch.where(valid, features - mean, zero)
-        deviation = torch.sqrt((centred * centred).sum(dim=2, keepdim=True) / (count - 1))
+        # A single frame deviates by nothing, as in NeMo.
+        deviation = torch.sqrt((centred * centred).sum(dim=2, keepdim=True) / torch.clamp(count - 1, min=1))
         return centred / (deviation + STD_GUARD), frames.to(torch.int32)
 
 

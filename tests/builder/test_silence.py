@@ -81,6 +81,17 @@ def test_one_band_that_is_constant_is_zero_and_the_others_are_what_they_are() ->
         assert whole[0, 2].any()
 
 
+def test_a_single_frame_deviates_by_nothing() -> None:
+    import torch  # noqa: PLC0415
+
+    from model_builder.torch_graph import LogMel, MelRecipe  # noqa: PLC0415
+
+    mel = LogMel(MelRecipe(torch.hann_window(400), torch.rand(4, 257), 512, 320, 0.97, 2**-24))
+    found, frames = mel(torch.rand(1, 400) - 0.5, torch.tensor([[400]]))
+    assert frames.item() == 1
+    assert not found[:, :, 0].any()
+
+
 def test_a_muted_microphone_gives_the_same_empty_text_and_confidence_alone_and_among_speech(
     server: triton.Server, check_audio: AudioSet
 ) -> None:

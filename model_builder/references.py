@@ -17,7 +17,7 @@ import numpy.typing as npt
 from asr_serving.text import NO_TOKEN, Vocabulary, transcribe
 from model_builder.recipe import Precision
 
-ROUNDING_MULTIPLE = 4
+ROUNDING_MULTIPLE = 2
 """What rounding does to the checkpoint's own results, this many times over, is always accepted."""
 MAX_MARGIN = 2.0
 """Of a near-tie, in log-probability: the best token is seven times as probable. Beyond that nothing is compared."""

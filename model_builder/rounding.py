@@ -93,8 +93,8 @@ def in_half_precision(checkpoint: Checkpoint, items: Sequence[Expected]) -> list
 
 
 def disturbed(samples: Floats) -> list[npt.NDArray[np.float64]]:
-    """The audio with noise of FP32's rounding (2^-24 of the level around each sample), as often as DISTURBED says."""
-    level = _level(samples) * np.finfo(np.float32).eps / 2
+    """The audio with noise of FP32's rounding (2^-25 of the level around each sample), as often as DISTURBED says."""
+    level = _level(samples) * np.finfo(np.float32).eps / 4
     random = np.random.default_rng(0)
     return [samples + level * random.standard_normal(samples.size) for _ in range(DISTURBED)]
 

@@ -1,6 +1,6 @@
 """Stage `check`: ONNX Runtime against NeMo on real audio, alone and padded into batches.
 
-The limits follow from the audio: what rounding alone does to NeMo's own results, four times over, is always accepted
+The limits follow from the audio: what rounding alone does to NeMo's own results, twice over, is always accepted
 (`model_builder.rounding`). With speech at usual levels that is far below the fixed limits, which then decide.
 """
 

@@ -5,7 +5,8 @@ and 130 and 143 after SIGINT and SIGTERM. A `transient` error may pass when the 
 need a change first.
 """
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 
 class BuilderError(Exception):
@@ -57,10 +58,14 @@ class CheckAudioUnreachableError(CheckAudioError):
 
 
 class RejectedError(BuilderError):
-    """The exported model does not transcribe like the checkpoint."""
+    """The exported model does not transcribe like the checkpoint; `figures` are what was measured until then."""
 
     reason = "Rejected"
     exit_code = 20
+
+    def __init__(self, message: str, figures: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.figures = dict(figures or {})
 
 
 class PlanError(BuilderError):

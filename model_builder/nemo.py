@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ TRANSDUCER_KEYS = ("model_type", "durations", "big_blank_durations")
 
 WORD = "a"
 """Any text; SentencePiece drops the space at the start of a line."""
+MAX_LOG_DIFFERENCE = 1e-3
+"""Of log-mel features in single and double precision, the median of an utterance; rounding gives 1e-6."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +140,7 @@ class Checkpoint:
             # Chunks change nothing but the memory that is used; 1 makes them only where an array would be too large.
             self.model.encoder.pre_encode.subsampling_conv_chunking_factor = 1
         self.description = description
+        self._compared = False
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.decoder = getattr(model, "ctc_decoder", None) or model.decoder
         self.decoding = getattr(model, "ctc_decoding", None) or model.decoding
@@ -195,6 +199,8 @@ class Checkpoint:
             raise UnsupportedCheckpointError("preprocessor.window must name a window, such as 'hann'")
         if featurizer.log_zero_guard_type != "add" or isinstance(featurizer.log_zero_guard_value, str):
             raise UnsupportedCheckpointError("preprocessor.log_zero_guard_type must be 'add' with a number")
+        if not float(featurizer.log_zero_guard_value) > 0:
+            raise UnsupportedCheckpointError("preprocessor.log_zero_guard_value must be above 0, or silence has no log")
         return {
             "window": featurizer.window,
             "mel": featurizer.fb[0],
@@ -216,23 +222,86 @@ class Checkpoint:
 
     def reference(self, signals: Sequence[Floats]) -> list[Reference]:
         """Transcribe utterances [L] one by one, as `transcribe()` with batch size 1 does."""
-        import torch  # noqa: PLC0415
-
         references = []
         for signal in signals:
             lengths = np.array([[signal.size]], dtype=np.int32)
             features, frames = self.features(signal[None], lengths)
-            with torch.inference_mode():
-                encoded, steps = self.model.encoder(
-                    audio_signal=torch.from_numpy(features), length=torch.from_numpy(frames[:, 0]).to(torch.int64)
-                )
-                logprobs = self.decoder(encoder_output=encoded)
-                hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
-            references.append(
-                Reference(
-                    text=" ".join(str(hypothesis.text).split()),
-                    features=features[0, :, : frames[0, 0]],
-                    logprobs=logprobs[0, : steps[0]].numpy(),
-                )
-            )
+            references.append(self.reference_of(features[0], int(frames[0, 0])))
         return references
+
+    def reference_of(self, features: Floats, frames: int) -> Reference:
+        """What encoder, CTC head and greedy decoding make of features [bands, T], of which `frames` are valid."""
+        import torch  # noqa: PLC0415
+
+        with torch.inference_mode():
+            encoded, steps = self.model.encoder(
+                audio_signal=torch.from_numpy(features[None]), length=torch.tensor([frames])
+            )
+            logprobs = self.decoder(encoder_output=encoded)
+            hypothesis = self.decoding.ctc_decoder_predictions_tensor(logprobs, steps)[0]
+        return Reference(
+            text=" ".join(str(hypothesis.text).split()),
+            features=features[:, :frames],
+            logprobs=logprobs[0, : steps[0]].numpy(),
+        )
+
+    def exact_features(self, audio: npt.NDArray[np.float64]) -> tuple[Floats, int]:
+        """NeMo's own features of utterances [B, L] of one length, computed in double precision.
+
+        In single precision the sums of NeMo's normalisation leave rounding noise, which the division by a small
+        deviation makes as large as speech: in digital silence, in empty bands, in very quiet audio.
+
+        Returns:
+            [B, bands, T] float32, rounded at the end, and how many frames of each are valid.
+
+        Raises:
+            CheckpointError: The features before normalisation are not those that NeMo has in single precision.
+        """
+        if not self._compared:
+            self._compare_precisions(audio[:1])
+            self._compared = True
+        features, frames = self._featurized(audio, normalize=True)
+        return features.astype(np.float32), frames
+
+    @contextmanager
+    def half_precision_weights(self) -> Iterator[None]:
+        """Within the block, weights of encoder and CTC head are rounded to FP16, and computed with in FP32."""
+        import torch  # noqa: PLC0415
+
+        weights = [*self.model.encoder.parameters(), *self.decoder.parameters()]
+        kept = [weight.detach().clone() for weight in weights]
+        try:
+            with torch.no_grad():
+                for weight in weights:
+                    weight.copy_(weight.half())
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, exact in zip(weights, kept, strict=True):
+                    weight.copy_(exact)
+
+    def _compare_precisions(self, audio: npt.NDArray[np.float64]) -> None:
+        """See to it that NeMo does compute in double precision, and the same, before normalisation."""
+        rounded, frames = self._featurized(audio.astype(np.float32), normalize=False)
+        exact, _ = self._featurized(audio, normalize=False)
+        typical = float(np.median(np.abs(rounded - exact)[:, :, :frames]))
+        if exact.dtype != np.float64 or not typical <= MAX_LOG_DIFFERENCE:
+            raise CheckpointError(
+                f"NeMo's log-mel features in double precision ({exact.dtype}) typically differ by {typical:.2g} from "
+                "those in single precision: this version of NeMo cannot be used as the reference"
+            )
+
+    def _featurized(self, audio: npt.NDArray[Any], *, normalize: bool) -> tuple[npt.NDArray[Any], int]:
+        """NeMo's features [B, bands, T] in the precision of the audio, or its log-mel levels, and the valid frames."""
+        import torch  # noqa: PLC0415
+
+        # It computes in the precision of its input; the module around it would round that.
+        featurizer = self.model.preprocessor.featurizer
+        kind = featurizer.normalize
+        featurizer.normalize = kind if normalize else None
+        try:
+            with torch.inference_mode():
+                features, frames = featurizer(torch.from_numpy(audio), torch.full((len(audio),), audio.shape[1]))
+        finally:
+            featurizer.normalize = kind
+        return features.numpy(), int(frames[0])

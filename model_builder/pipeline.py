@@ -20,7 +20,7 @@ from model_builder import artifact_store, audio_set, report_page
 from model_builder.artifact import ModelFacts, content_digest
 from model_builder.artifact_store import Published
 from model_builder.checkpoint import Description
-from model_builder.errors import BuilderError, WorkFolderError
+from model_builder.errors import BuilderError, RejectedError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.recipe import (
     ARTIFACT_FORMAT,
@@ -108,8 +108,10 @@ class Report:
         entry: dict[str, Any] = {}
         try:
             yield entry
-        except BaseException:
+        except BaseException as error:
             self.content.setdefault("stage", name)
+            if isinstance(error, RejectedError):
+                entry.update(error.figures)
             raise
         finally:
             spent = time.monotonic() - started

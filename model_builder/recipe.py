@@ -8,7 +8,7 @@ from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-ARTIFACT_FORMAT = 3
+ARTIFACT_FORMAT = 4
 """Raised only when the output for an unchanged recipe changes, so that an upgrade alone rebuilds nothing."""
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]

@@ -76,6 +76,9 @@ def _figures(check: Mapping[str, Any], gate: Mapping[str, Any]) -> list[tuple[st
             ("features", f"differ by at most {greatest:.1e}, on average by {mean:.1e}"),
             ("log-probabilities", f"differ by at most {check['max_logprob_difference']:.1e}"),
         ]
+        rows += [
+            (f"{kind}, closest to the limit", _decided(found)) for kind, found in check.get("decided_by", {}).items()
+        ]
     if "wer" in gate:
         baseline = gate["checkpoint_wer"]
         rows += [
@@ -87,12 +90,18 @@ def _figures(check: Mapping[str, Any], gate: Mapping[str, Any]) -> list[tuple[st
             ("served log-probabilities", _served_difference(gate)),
             ("server", str(gate["server"])),
         ]
+    if "decided_by" in gate:
+        rows.append(("served, closest to the limit", _decided(gate["decided_by"])))
     return rows
 
 
 def _served_difference(gate: Mapping[str, Any]) -> str:
     greatest, mean = gate["max_token_logprob_difference"], gate["mean_token_logprob_difference"]
     return f"of the tokens: differ by at most {greatest:.1e}, on average by {mean:.1e}"
+
+
+def _decided(found: Mapping[str, Any]) -> str:
+    return f"{found['file']}: {found['difference']:.1e} of {found['limit']:.1e}"
 
 
 def _transcripts(items: Sequence[Mapping[str, Any]]) -> str:

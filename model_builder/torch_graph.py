@@ -21,6 +21,11 @@ OPSET = 17
 STD_GUARD = 1e-5
 """NeMo adds it to each band's deviation (`nemo.collections.asr.parts.preprocessing.features.CONSTANT`)."""
 
+MIN_UNIT = 2.0**-60
+"""Powers in units of a smaller guard than this could leave the range of FP32."""
+SERIES_BELOW = 0.01
+"""Three terms of the series of log(1 + x) are exact to FP32 there."""
+
 
 @dataclass(frozen=True, slots=True)
 class MelRecipe:
@@ -57,6 +62,11 @@ class LogMel(nn.Module):
 
     Pre-emphasis, windowed power spectrum with zero-padded centres, mel bands, log; per band the mean removed and the
     deviation (N - 1) divided out over the true length; zero behind it. The recipe is that of NeMo's FilterbankFeatures.
+
+    A band that is constant is exactly zero, so that a muted microphone has the same features alone and in any batch.
+    NeMo's sums leave rounding noise there, which the division makes as large as speech. Two steps see to that, and
+    change nothing else, since the mean takes a constant away: the power is counted in units of the guard, so that no
+    power has the logarithm 0 and little power keeps its digits; and the first frame is subtracted before the mean.
     """
 
     def __init__(self, recipe: MelRecipe) -> None:
@@ -71,12 +81,13 @@ class LogMel(nn.Module):
         blocks = -(-window.numel() // recipe.hop)
         kernel = functional.pad(kernel, (0, blocks * recipe.hop - window.numel()))
         self.register_buffer("kernel", kernel.T.to(torch.float32).contiguous())
-        self.register_buffer("mel", recipe.mel.to(torch.float32).T.contiguous())
+        unit = recipe.log_guard if recipe.log_guard >= MIN_UNIT else 1.0
+        self.register_buffer("mel", (recipe.mel.to(torch.float64) / unit).T.to(torch.float32).contiguous())
+        self._guard = recipe.log_guard / unit
         self._padding = recipe.n_fft // 2 - offset
         self._hop = recipe.hop
         self._blocks = blocks
         self._preemphasis = recipe.preemphasis
-        self._log_guard = recipe.log_guard
 
     def forward(self, audio: torch.Tensor, audio_length: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Compute the features."""
@@ -95,14 +106,21 @@ class LogMel(nn.Module):
         windows = torch.cat([whole[:, block : block + count] for block in range(self._blocks)], dim=2)
         real, imaginary = torch.matmul(windows, self.kernel).chunk(2, dim=2)
         power = torch.matmul(real * real + imaginary * imaginary, self.mel)
-        features = torch.log(power + self._log_guard).transpose(1, 2)
+        levels = torch.log(power + self._guard)
+        if self._guard == 1:
+            # 1 + power has no digits left for a power far below the guard: the logarithm's series has them.
+            series = power * (1 - power * (0.5 - power / 3))
+            levels = torch.where(power < SERIES_BELOW, series, levels)
+        levels = levels.transpose(1, 2)
+        features = levels - levels[:, :, :1]
 
         frames = torch.div(audio_length, self._hop, rounding_mode="floor")
         valid = (torch.arange(features.shape[2])[None, :] < frames)[:, None, :]
         count = frames[:, :, None].to(features.dtype)
         mean = torch.where(valid, features, zero).sum(dim=2, keepdim=True) / count
         centred = torch.where(valid, features - mean, zero)
-        deviation = torch.sqrt((centred * centred).sum(dim=2, keepdim=True) / (count - 1))
+        # A single frame deviates by nothing, as in NeMo.
+        deviation = torch.sqrt((centred * centred).sum(dim=2, keepdim=True) / torch.clamp(count - 1, min=1))
         return centred / (deviation + STD_GUARD), frames.to(torch.int32)
 
 

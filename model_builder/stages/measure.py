@@ -28,8 +28,8 @@ from model_builder.onnx_graph import Arrays, finite
 from model_builder.plan_shapes import STEP_RATIO, Profile
 from model_builder.progress import Reporter, Task
 from model_builder.recipe import Frontend, Recipe
+from model_builder.references import Heard, near_tie_margin, settled
 from model_builder.repository.config import Served, input_dims
-from model_builder.stages.check import Heard
 
 REPEATS = 20
 QUICK_REPEATS = 5
@@ -99,17 +99,15 @@ def run(
             name = f"{profile.batch} x {profile.samples[1] / SAMPLE_RATE:g} s"
             task.note(name)
             with plan.execution(index) as execution:
-                agreement[name] = _agreement(
-                    execution, profile, lengths=lengths, audio=audio, heard=heard, inputs=inputs
-                )
+                agreed = _agreement(execution, profile, lengths=lengths, audio=audio, heard=heard, inputs=inputs)
+                agreement[name] = None if agreed is None else agreed.share
                 padded = [profile.samples[1]] if profile.samples[0] == profile.samples[2] else lengths
                 timings += [_time(execution, samples, profile.batch, inputs, quick=quick) for samples in padded]
             task.advance()
-            agreed = agreement[name]
-            if agreed is not None and agreed * 1000 < recipe.min_token_agreement_permille:
+            if agreed is not None and agreed.share * 1000 < recipe.min_token_agreement_permille:
                 raise RejectedError(
-                    f"{agreed:.2%} of the plan's tokens agree with NeMo's in batches of {name}; at least "
-                    f"{recipe.min_token_agreement_permille / 10:g} % are required"
+                    f"{agreed.share:.2%} of the plan's tokens agree with NeMo's in batches of {name}; at least "
+                    f"{recipe.min_token_agreement_permille / 10:g} % are required; {agreed.file}: {agreed.least:.2%}"
                 )
         memory = plan.memory()
         most = max(1, int(MEMORY_SHARE * cuda.free_memory() // max(1, memory * len(profiles))))
@@ -182,6 +180,15 @@ class _Inputs:
         return plain(*audio_set.in_noise(signals, batch=batch, samples=samples, wire=self.recipe.wire))
 
 
+@dataclass(frozen=True, slots=True)
+class _Agreement:
+    """Share of tokens like NeMo's, the file with the least, and its share; what rounding decides in NeMo is aside."""
+
+    share: float
+    file: str
+    least: float
+
+
 def _agreement(
     execution: tensorrt.Execution,
     profile: Profile,
@@ -190,8 +197,8 @@ def _agreement(
     audio: AudioSet,
     heard: Sequence[Heard],
     inputs: _Inputs,
-) -> float | None:
-    """Share of tokens like NeMo's, over the check audio that fits, in the profile's smallest and largest batches.
+) -> _Agreement | None:
+    """Tokens like NeMo's, over the check audio that fits, in the profile's smallest or largest batches, if fewer.
 
     None where nothing could be compared here: no check audio is that short, or features come from NeMo's preprocessor.
     """
@@ -201,7 +208,7 @@ def _agreement(
     if not fitting:
         return None
     found: dict[int, npt.NDArray[np.int32]] = {}
-    worst = 1.0
+    worst: _Agreement | None = None
     for batch in {profile.smallest_batch, profile.batch}:
         for start in range(0, len(fitting), batch):
             chosen = fitting[start : start + batch]
@@ -216,9 +223,17 @@ def _agreement(
                         f"{audio.utterances[index].name}: log-probabilities are NaN or infinite in batches of "
                         f"{batch} x {samples / SAMPLE_RATE:g} s"
                     )
-                found[index] = outputs["tokens"][row, :steps]
-        references = [heard[index].tokens for index in fitting]
-        worst = min(worst, accuracy.token_agreement(references, [found[index] for index in fitting]))
+                part = slice(min(steps, heard[index].tokens.size))
+                off = np.abs(outputs["token_logprobs"][row, part] - heard[index].token_logprobs[part]).max(initial=0.0)
+                margin = near_tie_margin(heard[index], float(off), inputs.recipe.precision)
+                found[index] = settled(heard[index], outputs["tokens"][row, :steps], margin)
+        share = accuracy.token_agreement(
+            [heard[index].tokens for index in fitting], [found[index] for index in fitting]
+        )
+        if worst is None or share < worst.share:
+            by_file = {index: accuracy.token_agreement([heard[index].tokens], [found[index]]) for index in fitting}
+            least = min(fitting, key=lambda index: by_file[index])
+            worst = _Agreement(share, audio.utterances[least].name, by_file[least])
     return worst
 
 

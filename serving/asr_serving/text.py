@@ -65,7 +65,8 @@ class Transcript:
 
     Attributes:
         text: The words.
-        confidence: Mean probability of the best token over the steps that carry a token, or over all steps of silence.
+        confidence: Mean probability of the best token over the steps that carry one. Of an empty text, over all steps,
+            which are blanks nearly everywhere: how sure the model is that nothing is said.
         words: The words one by one.
         offsets: [words, 2] float32, start and end of each in seconds.
     """
@@ -120,20 +121,25 @@ def transcribe(
     count, steps = tokens.shape
     kept, row, starts, ends = collapse(tokens, lengths, vocabulary.blank)
     valid = np.arange(steps) < lengths[:, None]
-    spoken = valid & (tokens != vocabulary.blank)
-    # Silence has the confidence of its blanks.
-    counted = np.where(spoken.any(axis=1, keepdims=True), spoken, valid)
-    sums = np.exp(token_logprobs, where=counted, out=np.zeros((count, steps), dtype=np.float32)).sum(axis=1)
-    totals = counted.sum(axis=1)
-    confidences = np.where(totals > 0, sums / np.maximum(totals, 1), 1.0).tolist()
+    probabilities = np.exp(token_logprobs, where=valid, out=np.zeros((count, steps), dtype=np.float32))
+    spoken, silent = (_means(probabilities, counted) for counted in (valid & (tokens != vocabulary.blank), valid))
     bounds = np.searchsorted(row, np.arange(count + 1)).tolist()
     runs = list(zip(kept.tolist(), starts.tolist(), ends.tolist(), strict=True))
     transcripts = []
-    for confidence, first, last in zip(confidences, bounds[:-1], bounds[1:], strict=True):
+    for said, unsaid, first, last in zip(spoken, silent, bounds[:-1], bounds[1:], strict=True):
         words, offsets = _words(runs[first:last], vocabulary)
+        confidence = said if words else unsaid
         times = np.array(offsets, dtype=np.float32).reshape(-1, 2) * np.float32(vocabulary.step_seconds)
         transcripts.append(Transcript(" ".join(words), confidence, tuple(words), times))
     return transcripts
+
+
+def _means(values: npt.NDArray[np.float32], counted: npt.NDArray[np.bool_]) -> list[float]:
+    """Mean of each row over what is counted; 1 where nothing is."""
+    totals = counted.sum(axis=1)
+    sums = values.sum(axis=1, where=counted)
+    means: list[float] = np.where(totals > 0, sums / np.maximum(totals, 1), 1.0).tolist()
+    return means
 
 
 def _words(runs: Sequence[tuple[int, int, int]], vocabulary: Vocabulary) -> tuple[list[str], list[tuple[int, int]]]:

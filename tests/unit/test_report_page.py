@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_builder.errors import WorkFolderError
+from model_builder.errors import RejectedError, WorkFolderError
 from model_builder.pipeline import REPORT as REPORT_FILE
 from model_builder.pipeline import reported
 from model_builder.report_page import SAME, render
@@ -106,3 +106,17 @@ def test_a_work_folder_that_cannot_be_written_is_reported_as_such(tmp_path: Path
         raise OSError(28, "No space left on device")
     report = json.loads((tmp_path / REPORT_FILE).read_text())
     assert (report["status"], report["reason"]) == ("failed", "WorkFolderUnusable")
+
+
+def test_the_page_names_the_file_that_decided() -> None:
+    report = copy.deepcopy(REPORT)
+    report["stages"]["gate"]["decided_by"] = {"file": "phone.wav", "difference": 0.002, "limit": 0.01}
+    assert "phone.wav: 2.0e-03 of 1.0e-02" in render(report)
+
+
+def test_a_rejected_build_reports_what_was_measured(tmp_path: Path) -> None:
+    figures = {"decided_by": {"file": "a.wav", "difference": 0.02, "limit": 0.01}}
+    with pytest.raises(RejectedError), reported(tmp_path) as report, report.stage("gate"):
+        raise RejectedError("a.wav differs", figures)
+    content = json.loads((tmp_path / REPORT_FILE).read_text())
+    assert content["stages"]["gate"]["decided_by"]["file"] == "a.wav"

@@ -67,6 +67,17 @@ def test_silence_is_empty_text_with_the_confidence_of_the_blank() -> None:
     assert found.confidence == pytest.approx(0.8)
 
 
+def test_tokens_that_write_nothing_are_silence_too() -> None:
+    spaces = Vocabulary(("▁", "a"), "sentencepiece", step_seconds=0.08)
+    found = heard(spaces, [0, spaces.blank, 0], np.log([0.4, 0.9, 0.5]).tolist())
+    assert not found.text
+    assert found.confidence == pytest.approx(0.6)
+
+
+def test_no_steps_at_all_are_silence_for_sure() -> None:
+    assert (heard(PIECES, [], []).text, heard(PIECES, [], []).confidence) == ("", 1.0)
+
+
 def test_no_steps_at_all_are_empty_text() -> None:
     assert decoded(PIECES) == ""
 

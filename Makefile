@@ -75,7 +75,7 @@ LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-
   --no-annotate --no-header pyproject.toml
 
 lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
-	@$(LOCK) --extra builder --extra client --extra operator --extra dev -o requirements.lock
+	@$(LOCK) --extra builder --extra client --extra operator --extra dev --extra docs -o requirements.lock
 	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
 	@for image in operator builder; do \
 	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done

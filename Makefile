@@ -30,7 +30,7 @@ GO_BUILD = GOTOOLCHAIN=local CGO_ENABLED=0 go build -trimpath
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images \
+.PHONY: help setup demo demo-local test lint unit docs lock clean cluster-setup cluster-up cluster-down cluster-status images \
   benchmark-tools
 
 help: ## Show the targets
@@ -54,6 +54,10 @@ lint: setup ## Style, types and layers
 
 unit: setup ## Unit tests alone: about a minute, no torch
 	@python -m pytest tests/unit
+
+docs: setup ## Generate the reference pages and build the site in .cache/site; warnings are errors
+	@python -m tools.reference
+	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "docs: .cache/site/index.html"
 
 cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 

@@ -17,6 +17,9 @@ UV_VERSION := 0.13.9
 UV := .cache/bootstrap/bin/uv
 S3_SERVER := .cache/bin/versitygw
 S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# Checks GitHub's workflows against their schema, and the expressions in them.
+ACTIONLINT := .cache/bin/actionlint
+ACTIONLINT_MODULE := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 # The test cluster: Kubernetes' programs in one binary, helm, and what a node needs of the system.
 KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
@@ -47,17 +50,18 @@ demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcrib
 test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest --numprocesses 2 --dist loadscope
 
-lint: setup ## Style, types and layers
+lint: setup $(ACTIONLINT) ## Style, types, layers and GitHub workflows
 	@ruff check --quiet . && ruff format --check --quiet . && echo "ruff: clean"
 	@mypy --no-error-summary && echo "mypy: clean"
 	@lint-imports | tail -n 2
+	@$(ACTIONLINT) -shellcheck= -pyflakes= && echo "actionlint: clean"
 
 unit: setup ## Unit tests alone: about a minute, no torch
 	@python -m pytest tests/unit
 
 docs: setup ## Generate the reference pages and build the site in .cache/site; warnings are errors
 	@python -m tools.reference
-	@NO_MKDOCS_2_WARNING=1 mkdocs build --quiet && echo "docs: .cache/site/index.html"
+	@NO_MKDOCS_2_WARNING=1 mkdocs build && echo "docs: .cache/site/index.html"
 
 cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
@@ -117,6 +121,10 @@ $(VENV)/.installed: requirements.lock pyproject.toml $(UV)
 $(S3_SERVER): $(VENV)/.installed
 	@[ -x $@ ] && touch $@ && exit 0; echo "Building the S3 server for tests and demo (2 minutes on two cores, once)"; \
 	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+
+$(ACTIONLINT): $(VENV)/.installed
+	@[ -x $@ ] && touch $@ && exit 0; echo "Building actionlint (a few seconds, once)"; \
+	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(ACTIONLINT_MODULE)
 
 .cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
 	@echo "Building Kubernetes for demo and tests (10 minutes on two cores the first time)"

@@ -101,7 +101,7 @@ class ServerError(BuilderError):
 
 
 class MissingExtraError(BuilderError):
-    """A command needs packages that are not installed; `extra` of this project brings them."""
+    """A command needs packages that are not installed; `extra` of this project has them."""
 
     reason = "MissingPackages"
     exit_code = 41

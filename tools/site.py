@@ -1,7 +1,7 @@
 """A hook of mkdocs: files of the project that the pages link to become part of the site, below `project/`.
 
-So a link such as `../examples/kubectl/gpu.yaml` works both on the site and in a view of the repository. mkdocs reports a
-link to a file that does not exist.
+So a link such as `../examples/kubectl/gpu.yaml` works both on the site and in a view of the repository. mkdocs reports
+a link to a file that does not exist.
 """
 
 import os

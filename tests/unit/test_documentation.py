@@ -37,10 +37,14 @@ def name(path: Path) -> str:
     return path.relative_to(PROJECT).as_posix()
 
 
+def without_code(path: Path) -> str:
+    blocks = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return re.sub(r"`[^`]*`", "", blocks)
+
+
 def prose(path: Path) -> str:
-    """Text without code blocks, code spans and the targets of links."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"`[^`]*`|\]\([^)]*\)", "", text)
+    """Text without code and without the targets of links."""
+    return re.sub(r"\]\([^)]*\)", "", without_code(path))
 
 
 def comments(path: Path) -> str:
@@ -74,7 +78,7 @@ def test_the_concepts_explain_each_condition(condition: str) -> None:
 @pytest.mark.parametrize("path", PUBLISHED, ids=name)
 def test_links_in_it_lead_to_files_and_headings(path: Path) -> None:
     broken = []
-    for target in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(path)):
         file, _, anchor = target.partition("#")
         page = path.parent / file if file else path
         if "://" in target or target.startswith("mailto:"):
@@ -108,10 +112,11 @@ def test_a_broken_link_stops_the_site(tmp_path: Path, link: str) -> None:
 
 
 def _built(configuration: Path, site: Path) -> str:
-    """What mkdocs warns about."""
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "-f", str(configuration), "-d", str(site)]
+    """The warnings of mkdocs, and its last line if it failed."""
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", str(configuration), "-d", str(site)]
     result = subprocess.run(command, env={"NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False)
-    return result.stdout + result.stderr
+    lines = (result.stdout + result.stderr).splitlines()
+    return "\n".join([line for line in lines if line.startswith("WARNING")] + (lines[-1:] if result.returncode else []))
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=name)

@@ -16,6 +16,8 @@ import yaml
 PROJECT = Path(__file__).parents[1]
 CHART = PROJECT / "charts" / "asr-operator"
 NAMESPACE = "asr-operator"
+KUBERNETES = "1.30.0"
+"""The oldest version that the chart supports; without it helm assumes one of its own."""
 
 app = typer.Typer(
     help="Steps of a release.", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
@@ -88,8 +90,8 @@ def manifest(
     helm: Annotated[str, typer.Option(help="The program helm.")] = "helm",
 ) -> None:
     """Print one manifest that installs everything: kubectl apply --server-side -f install.yaml."""
-    command = [helm, "template", "asr-operator", str(folder), "--namespace", NAMESPACE]
-    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [helm, "template", "asr-operator", str(folder), "--namespace", NAMESPACE, "--kube-version", KUBERNETES]
+    rendered = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     typer.echo(f"---\n{yaml.safe_dump(namespace)}{rendered}", nl=False)
 

@@ -12,13 +12,16 @@ from markdown.extensions.toc import slugify
 
 from asr_operator import check
 from asr_operator.conditions import ORDER
+from model_builder import cli as builder
+from model_builder import errors
 from tests.cluster.cluster import PROJECT
 from tools.reference.__main__ import PAGES
 
 CHART = PROJECT / "charts" / "asr-operator"
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"
-PUBLISHED = sorted((*PROJECT.glob("*.md"), *DOCS.rglob("*.md"), CHART / "README.md"))
+BESIDE = ("charts/asr-operator", "model_builder/check_audio", "tests/cluster", "tests/demo")
+PUBLISHED = sorted((*PROJECT.glob("*.md"), *DOCS.rglob("*.md"), *(PROJECT / folder / "README.md" for folder in BESIDE)))
 """Pages for users and contributors."""
 MOST_LINES = 200
 VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["version"]
@@ -92,6 +95,12 @@ def test_links_in_it_lead_to_files_and_headings(path: Path) -> None:
 @pytest.mark.parametrize("path", PAGES, ids=name)
 def test_generated_page_is_up_to_date(path: Path) -> None:
     assert path.read_text() == PAGES[path](), "run: python -m tools.reference"
+
+
+def test_the_help_of_the_builder_lists_the_exit_code_of_every_error() -> None:
+    listed = set(map(int, re.findall(r"\b\d+\b", str(builder.app.info.help).partition("Exit codes:")[2])))
+    codes = {item.exit_code for item in vars(errors).values() if isinstance(item, type) and hasattr(item, "exit_code")}
+    assert codes - {errors.BuilderError.exit_code} <= listed
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:

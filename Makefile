@@ -39,15 +39,15 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests need
+setup: $(VENV)/.installed $(S3_SERVER) ## Install everything for demo and tests
 
-demo: cluster-setup ## helm install, kubectl apply, transcripts: all of it on a Kubernetes of its own (as root)
+demo: cluster-setup ## helm install, kubectl apply, transcripts, on its own Kubernetes (as root)
 	@python -m tests.demo.demo
 
 demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcribe
 	@python -m tests.demo.local
 
-test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
+test: cluster-setup lint ## Everything: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest --numprocesses 2 --dist loadscope
 
 lint: setup $(ACTIONLINT) ## Style, types, layers and GitHub workflows
@@ -68,21 +68,21 @@ cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/paus
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
 	@python -m tests.cluster up
 
-cluster-down: ## End it and remove everything of it, also after a crash
+cluster-down: ## Stop and remove it, also after a crash
 	@python -m tests.cluster down
 
 images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
 	@python -m tests.cluster.images operator triton builder s3 prometheus
 
-benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## What benchmarks need beside: KEDA
+benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## Build KEDA for benchmarks
 
-cluster-status: ## How each of its programs is
+cluster-status: ## Show the state of each of its programs
 	@python -m tests.cluster status
 
 LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
   --no-annotate --no-header pyproject.toml
 
-lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
+lock: $(UV) ## Resolve all lock files again from pyproject.toml
 	@$(LOCK) --extra builder --extra client --extra operator --extra dev --extra docs -o requirements.lock
 	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
 	@for image in operator builder; do \

@@ -102,7 +102,7 @@ def examine(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         yield Finding(
             "rights",
             Outcome.WARNING,
-            f"you may not read {', '.join(snapshot.unread)}: what they would tell is left out",
+            f"you may not read {', '.join(snapshot.unread)}: what they would show is left out",
             "Ask for the role view in this namespace (and for more, where Secrets are to be looked for).",
         )
     yield from _endpoint(snapshot, status)
@@ -159,7 +159,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
         yield Finding("ready", Outcome.FAILED, f"not Ready: {told}", todo)
     serving = find(status.conditions, SERVING)
     if ready.status is not api.ConditionStatus.TRUE and serving and serving.status is api.ConditionStatus.TRUE:
-        yield Finding("serving", Outcome.OK, f"meanwhile {serving.message}")
+        yield Finding("serving", Outcome.OK, f"still serving: {serving.message}")
     degraded = find(status.conditions, DEGRADED)
     if degraded is not None:
         told = f"less than was asked for: {degraded.reason}: {degraded.message}"
@@ -272,9 +272,9 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
 
 NO_METRIC: dict[api.Provider, str] = {
     api.Provider.HPA: "CPU needs Metrics Server (kubectl top pods), other targets an adapter with the pods' metrics "
-    f"{names.AUDIO_RATE_METRIC} and {names.PENDING_METRIC}. All pods stay meanwhile.",
+    f"{names.AUDIO_RATE_METRIC} and {names.PENDING_METRIC}. All pods stay until then.",
     api.Provider.KEDA: "Does KEDA run, and does the Prometheus answer that the operator's chart names "
-    "(settings.keda.prometheusAddress)? kubectl describe scaledobject. All pods stay meanwhile.",
+    "(settings.keda.prometheusAddress)? kubectl describe scaledobject. All pods stay until then.",
 }
 
 

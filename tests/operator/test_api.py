@@ -120,7 +120,7 @@ RULES: list[tuple[Change, str, Change]] = [
     ),
     (
         pool(**scaled(minReplicas=0, provider="KEDA")),
-        "nothing would wake the pool from 0; write minReplicas of at least 1, or a trigger in triggers",
+        "nothing would start the pool from 0; write minReplicas of at least 1, or a trigger in triggers",
         pool(**scaled(minReplicas=0, provider="KEDA", triggers=[CRON])),
     ),
     (

@@ -29,7 +29,7 @@ VERSION = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["ve
 AVOIDED = re.compile(
     r"\b(told|tells?|mend(s|ed|ing)?|anew|acted|hindered|gets? well|gets? on|goes before|go before|look(s|ed)? after|"
     r"puts? up with|roll-outs?|of (its|their|your|our) own|brought|brings?|the way in|laid over|lay over|held to|"
-    r"in vain|gets? through|got through|for company|somebody|whoever|nobody|the gate|heard|yield(s|ed)?|meanwhile|"
+    r"in vain|gets? through|got through|for company|somebody|whoever|nobody|the gate|heard|yield(s|ed)?|"
     r"frontend|front end|hopes?)\b",
     re.IGNORECASE,
 )

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from tools.reference import CHART, DOCS, PROJECT, api, commands, exit_codes, metrics, reasons, values
+from tools.reference import CHART, DOCS, PROJECT, api, commands, exit_codes, metrics, reasons, triton, values
 
 PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "reference" / "api.md": api.render,
@@ -12,6 +12,7 @@ PAGES: dict[Path, Callable[[], str]] = {
     DOCS / "reference" / "metrics.md": metrics.render,
     DOCS / "reference" / "exit-codes.md": exit_codes.render,
     DOCS / "reference" / "reasons.md": reasons.render,
+    triton.PAGE: triton.render,
     CHART / "README.md": values.readme,
 }
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from tools.reference import values
+from tools.reference import CHART, values
 from tools.reference.markdown import cell, code, escape, splice, table
 from tools.reference.schemas import constraints, type_of
 
@@ -61,7 +61,7 @@ def test_only_the_marked_part_of_a_page_is_replaced() -> None:
 
 def test_every_value_of_the_chart_is_in_its_table() -> None:
     whole = {value.path for value in values.values() if value.default}
-    defaults = yaml.safe_load((values.CHART / "values.yaml").read_text())
+    defaults = yaml.safe_load((CHART / "values.yaml").read_text())
     missing = {path for path in _leaves(defaults, "") - whole if not any(path.startswith(f"{item}.") for item in whole)}
     assert missing == set()
 

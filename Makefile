@@ -17,6 +17,9 @@ UV_VERSION := 0.13.9
 UV := .cache/bootstrap/bin/uv
 S3_SERVER := .cache/bin/versitygw
 S3_SERVER_MODULE := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+# Checks GitHub's workflows against their schema, and the expressions in them.
+ACTIONLINT := .cache/bin/actionlint
+ACTIONLINT_MODULE := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 # The test cluster: Kubernetes' programs in one binary, helm, and what a node needs of the system.
 KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
@@ -32,52 +35,57 @@ WITH_PROGRESS = $(CURDIR)/tests/support/with-progress
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-local test lint unit lock clean cluster-setup cluster-up cluster-down cluster-status images \
+.PHONY: help setup demo demo-local test lint unit docs lock clean cluster-setup cluster-up cluster-down cluster-status images \
   benchmark-tools
 
 help: ## Show the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-setup: $(VENV)/.installed $(S3_SERVER) ## Install everything that demo and tests need
+setup: $(VENV)/.installed $(S3_SERVER) ## Install everything for demo and tests
 
-demo: cluster-setup ## helm install, kubectl apply, transcripts: all of it on a Kubernetes of its own (as root)
+demo: cluster-setup ## helm install, kubectl apply, transcripts, on its own Kubernetes (as root)
 	@python -m tests.demo.demo
 
 demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcribe
 	@python -m tests.demo.local
 
-test: cluster-setup lint ## All that this machine can run: style, types, layers, tests (as root: some start a Kubernetes)
+test: cluster-setup lint ## Everything: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest --numprocesses 2 --dist loadscope
 
-lint: setup ## Style, types and layers
+lint: setup $(ACTIONLINT) ## Style, types, layers and GitHub workflows
 	@ruff check --quiet . && ruff format --check --quiet . && echo "ruff: clean"
 	@mypy --no-error-summary && echo "mypy: clean"
 	@lint-imports | tail -n 2
+	@$(ACTIONLINT) -shellcheck= -pyflakes= && echo "actionlint: clean"
 
 unit: setup ## Unit tests alone: about a minute, no torch
 	@python -m pytest tests/unit
+
+docs: setup ## Generate the reference pages and build the site in .cache/site; warnings are errors
+	@python -m tools.reference
+	@NO_MKDOCS_2_WARNING=1 mkdocs build && echo "docs: .cache/site/index.html"
 
 cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
 	@python -m tests.cluster up
 
-cluster-down: ## End it and remove everything of it, also after a crash
+cluster-down: ## Stop and remove it, also after a crash
 	@python -m tests.cluster down
 
 images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
 	@python -m tests.cluster.images operator triton builder s3 prometheus
 
-benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## What benchmarks need beside: KEDA
+benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## Build KEDA for benchmarks
 
-cluster-status: ## How each of its programs is
+cluster-status: ## Show the state of each of its programs
 	@python -m tests.cluster status
 
 LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
   --no-annotate --no-header pyproject.toml
 
-lock: $(UV) ## Resolve the locks anew from pyproject.toml: all, and what the images of operator and builder take of it
-	@$(LOCK) --extra builder --extra client --extra operator --extra dev -o requirements.lock
+lock: $(UV) ## Resolve all lock files again from pyproject.toml
+	@$(LOCK) --extra builder --extra client --extra operator --extra dev --extra docs -o requirements.lock
 	@sed -E '/^ /d; s/ \\$$//' requirements.lock >.cache/constraints
 	@for image in operator builder; do \
 	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
@@ -116,6 +124,10 @@ $(S3_SERVER): $(VENV)/.installed
 	@[ -x $@ ] && touch $@ && exit 0; mkdir -p $(@D) && $(WITH_PROGRESS) \
 	  "Building the S3 server for tests and demo (2 minutes on two cores, once)" \
 	  env GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(S3_SERVER_MODULE)
+
+$(ACTIONLINT): $(VENV)/.installed
+	@[ -x $@ ] && touch $@ && exit 0; echo "Building actionlint (a few seconds, once)"; \
+	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(ACTIONLINT_MODULE)
 
 .cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
 	@cd tests/cluster/binary && $(WITH_PROGRESS) "Building Kubernetes for demo and tests (10 minutes on two cores the first time)" \

@@ -121,7 +121,7 @@ def verified(destination: Path, sha256: str, reporter: Reporter) -> Manifest | N
     except FileNotFoundError:  # never fetched, or just being replaced
         return None
     except (ArtifactError, OSError) as error:
-        reporter.info(f"the copy in {destination} is fetched anew", reason=str(error))
+        reporter.info(f"the copy in {destination} is downloaded again", reason=str(error))
         return None
 
 

@@ -414,7 +414,7 @@ def fetch(
         typer.Option(
             "--shared",
             help="DEST lies in a folder that others fetch into, too: wait for them, use what is there and as "
-            "published, remove what nobody uses where its room is needed. Needs --manifest-sha256.",
+            "published, remove what is unused where its room is needed. Needs --manifest-sha256.",
         ),
     ] = False,
     size_limit: Annotated[

@@ -122,13 +122,14 @@ class ServerError(BuilderError):
 
 
 class MissingExtraError(BuilderError):
-    """A command needs packages that are not installed; `extra` of this project brings them."""
+    """A command needs packages that are not installed; `extra` of this project has them."""
 
     reason = "MissingPackages"
     exit_code = 41
 
     def __init__(self, what: str, extra: str) -> None:
-        super().__init__(f"{what}: pip install '.[{extra}]' in the project's folder")
+        python = ", with Python 3.11 or 3.12" if extra == "builder" else ""
+        super().__init__(f"{what}: pip install '.[{extra}]' in the project's folder{python}")
 
 
 class GpuError(BuilderError):

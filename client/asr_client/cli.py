@@ -112,7 +112,7 @@ TlsCa = Annotated[
     typer.Option(
         metavar="FILE",
         help="Speak TLS, and trust the authorities of this PEM file.",
-        show_default="those that gRPC brings",
+        show_default="those that ship with gRPC",
         exists=True,
         dir_okay=False,
         readable=True,
@@ -210,8 +210,8 @@ def transcribe(
 
     Prints file, confidence (0 to 1) and text of each, in the order given.
     Columns are separated by tabs when piped.
-    A file that fails is told on standard error, or as "error" with --json.
-    The others still go.
+    A file that fails is reported on standard error, or as "error" with --json.
+    The other files are still sent.
 
     Example: asr transcribe --url localhost:8001 --model english_stt *.wav
 
@@ -368,7 +368,7 @@ def bench(
     Each client sends its next utterance when the last one is answered.
     RTFx is seconds of audio transcribed in a second.
     Batches and queues are Triton's own counts over the run.
-    What others send meanwhile is among them.
+    They include the requests of other clients.
 
     Example: asr bench --url localhost:8001 --concurrency 256 --audio-seconds 2 30 --requests 1024 *.wav
 
@@ -655,7 +655,7 @@ def plans(
     """Show which TensorRT plans there are: for each pool its GPU, the TensorRT version, and how far its plan is.
 
     A plan runs on the GPU product and the TensorRT version that built it, and on no other.
-    A pool without its plan serves ONNX meanwhile, unless spec.engine.fallback is None.
+    A pool without its plan serves ONNX until then, unless spec.engine.fallback is None.
     Exit code 1 when a plan failed.
 
     Example: asr plans english -n speech

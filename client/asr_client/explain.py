@@ -23,38 +23,38 @@ JOB_LABEL = "batch.kubernetes.io/job-name"
 HINTS: dict[str, str] = {
     Reason.BUILDING: "Builds take minutes, a TensorRT plan a quarter of an hour. Follow it: kubectl logs -f -n "
     "{namespace} job/{job}",
-    Reason.BUILD_RETRIED: "Look at the log of the Job, mend the cause if it is yours (storage, credentials, network), "
-    "and wait: it is run again by itself.",
-    Reason.BUILD_FAILED: "Read the log: kubectl logs -n {namespace} job/{job}. Mend the cause, then kubectl delete job "
+    Reason.BUILD_RETRIED: "Read the log of the Job, fix the cause if it is yours (storage, credentials, network), and "
+    "wait: the build runs again by itself.",
+    Reason.BUILD_FAILED: "Read the log: kubectl logs -n {namespace} job/{job}. Fix the cause, then kubectl delete job "
     "-n {namespace} {job} runs the build again.",
     Reason.OUT_OF_MEMORY: "Raise spec.build.resources.limits.memory; larger models need more than the default.",
     Reason.DEADLINE_EXCEEDED: "If its pod waited for a node, see why; if it worked, raise spec.build.deadlineSeconds.",
     Reason.ROLLING_OUT: "Pods load and warm up for a minute or more. kubectl get pods -n {namespace} -l "
     "app.kubernetes.io/instance={name}",
-    Reason.ROLLOUT_FAILED: "See the pools below, or kubectl describe pod. What served before goes on serving; mend the "
-    "spec, or go back to the former one.",
-    Reason.PLAN_NOT_READY: "It serves ONNX meanwhile, and rolls over to the plan by itself: asr plans {name} -n "
-    "{namespace} says how far the plan is.",
+    Reason.ROLLOUT_FAILED: "See the pools below, or kubectl describe pod. What served before continues to serve; fix "
+    "the spec, or go back to the previous one.",
+    Reason.PLAN_NOT_READY: "It serves ONNX until then, and switches to the plan by itself: asr plans {name} -n "
+    "{namespace} shows the progress of the plan.",
     Reason.PLAN_FAILED: "It serves ONNX. asr plans {name} -n {namespace} says which plan failed and why.",
     Reason.INSUFFICIENT_GPU: "Free a GPU, add a node, or write rollout.strategy: Recreate, so that a pod ends before "
     "its successor starts.",
     Reason.REPLICAS_MISSING: "See the pools below: pods may wait for nodes, or have ended.",
     Reason.SCALED_TO_ZERO: "All pools have 0 replicas: raise spec.pools[].replicas. KEDA raises them by itself.",
-    Reason.ARTIFACT_INVALID: "Somebody has deleted or altered files in storage. Delete what is left of that "
-    "artifact, manifest.json first, and the Job that built it: it is then built anew.",
+    Reason.ARTIFACT_INVALID: "Files in storage were deleted or altered. Delete the rest of that artifact, "
+    "manifest.json first, and the Job that built it: it is then built again.",
     Reason.STORAGE_UNAVAILABLE: "Check spec.storage: the endpoint, the region, the keys in its Secret, and "
     "whether pods may reach it.",
     Reason.PLAN_INCOMPATIBLE: "The node has another GPU or the image another TensorRT than said: compare "
     "gpu.product with the node's label, and image.tensorrt with the image's TRT_VERSION.",
     Reason.BATCHING_INVALID: "Change the pool's batching to what the message allows; nothing is built again.",
-    Reason.PODS_FAIL: "Mend what the message names. {look} tells more.",
+    Reason.PODS_FAIL: "Fix what the message names. {look} shows more.",
     Reason.KEDA_MISSING: "Install KEDA, or write provider: HPA.",
-    Reason.NO_TRITON_IMAGE: "Ask whoever runs the operator to add an image to triton.images of its chart, or change "
-    "spec.image.tensorrt.",
+    Reason.NO_TRITON_IMAGE: "Ask the operator's administrator to add an image to triton.images of its chart, or "
+    "change spec.image.tensorrt.",
     Reason.INVALID_SPEC: "The operator is older than the resource's CRD, or has other rules: upgrade it, and see "
     "asr-operator check.",
-    Reason.OPERATOR_ERROR: "Ask whoever runs the operator: its log has the error.",
-    Reason.API_SERVER_ERROR: "Wait; if it lasts, ask whoever runs the cluster: the message is the API server's.",
+    Reason.OPERATOR_ERROR: "Ask the operator's administrator: its log has the error.",
+    Reason.API_SERVER_ERROR: "Wait; if it lasts, ask the cluster's administrator: the message is the API server's.",
     Reason.DRIFT_REPAIRED: "Change the AsrDeployment, not its children: the operator sets their fields back.",
     Reason.NAME_TAKEN: "Rename the resource or its pool, or remove the object that has the name.",
     Reason.REFUSED: "Change what the API server names in the message: quota, policy, or a field of the spec.",
@@ -103,7 +103,7 @@ def examine(snapshot: Snapshot, now: datetime) -> Iterator[Finding]:
         yield Finding(
             "rights",
             Outcome.WARNING,
-            f"you may not read {', '.join(snapshot.unread)}: what they would tell is left out",
+            f"you may not read {', '.join(snapshot.unread)}: what they would show is left out",
             "Ask for the role view in this namespace (and for more, where Secrets are to be looked for).",
         )
     yield from _endpoint(snapshot, status)
@@ -126,7 +126,7 @@ def _operator(snapshot: Snapshot, status: api.Status, now: datetime) -> Finding:
 
 def _where_is_the_operator(snapshot: Snapshot) -> str:
     if snapshot.operators is None:
-        return "You may not see whether it runs: ask whoever installed asr-operator."
+        return "You may not see whether it runs: ask the operator's administrator."
     if not snapshot.operators:
         return "No operator is installed in this cluster: helm install asr-operator charts/asr-operator."
     told = []
@@ -134,7 +134,7 @@ def _where_is_the_operator(snapshot: Snapshot) -> str:
         where = f"{item['metadata']['namespace']} deployment/{item['metadata']['name']}"
         if item.get("status", {}).get("readyReplicas"):
             told.append(
-                f"It runs. Does it look after namespace {snapshot.resource['metadata']['namespace']} (value namespaces "
+                f"It runs. Does it manage namespace {snapshot.resource['metadata']['namespace']} (value namespaces "
                 f"of the chart)? kubectl logs -n {where}"
             )
         else:
@@ -160,7 +160,7 @@ def _conditions(snapshot: Snapshot, status: api.Status, seen: Observation, now: 
         yield Finding("ready", Outcome.FAILED, f"not Ready: {told}", todo)
     serving = find(status.conditions, SERVING)
     if ready.status is not api.ConditionStatus.TRUE and serving and serving.status is api.ConditionStatus.TRUE:
-        yield Finding("serving", Outcome.OK, f"meanwhile {serving.message}")
+        yield Finding("serving", Outcome.OK, f"still serving: {serving.message}")
     degraded = find(status.conditions, DEGRADED)
     if degraded is not None:
         told = f"less than was asked for: {degraded.reason}: {degraded.message}"
@@ -275,9 +275,9 @@ def _pool(snapshot: Snapshot, pool: api.Pool, status: api.Status, state: PoolSta
 
 NO_METRIC: dict[api.Provider, str] = {
     api.Provider.HPA: "CPU needs Metrics Server (kubectl top pods), other targets an adapter with the pods' metrics "
-    f"{names.AUDIO_RATE_METRIC} and {names.PENDING_METRIC}. All pods stay meanwhile.",
+    f"{names.AUDIO_RATE_METRIC} and {names.PENDING_METRIC}. All pods stay until then.",
     api.Provider.KEDA: "Does KEDA run, and does the Prometheus answer that the operator's chart names "
-    "(settings.keda.prometheusAddress)? kubectl describe scaledobject. All pods stay meanwhile.",
+    "(settings.keda.prometheusAddress)? kubectl describe scaledobject. All pods stay until then.",
 }
 
 

@@ -537,7 +537,7 @@ def _name_taken(live: Object) -> StalledError:
     metadata = live["metadata"]
     return StalledError(
         Reason.NAME_TAKEN,
-        f"{live.get('kind')} {metadata['name']} belongs to somebody else; rename the resource or its pool, or remove "
+        f"{live.get('kind')} {metadata['name']} has another owner; rename the resource or its pool, or remove "
         "that object",
     )
 

@@ -139,7 +139,7 @@ def _failed(need: Need) -> Cause:
     assert failure is not None  # noqa: S101 (asked only of what failed)
     return Cause(
         failure.reason,
-        f"{failure.message} (change the resource, or mend the cause and delete the Job {failure.job} to run it again)",
+        f"{failure.message} (change the resource, or fix the cause and delete the Job {failure.job} to run it again)",
         stalled=True,
     )
 
@@ -155,7 +155,7 @@ def _building(need: Need, now: datetime) -> Cause:
         lacks_gpu = job.unschedulable and need.build.engine is api.Engine.TENSORRT
         return Cause(Reason.INSUFFICIENT_GPU if lacks_gpu else Reason.BUILDING, f"Job {name} waits: {job.waiting}")
     if pod_due(job, now) == timedelta():
-        return Cause(Reason.BUILDING, f"Job {name} has no pod: kubectl describe job {name} tells why")
+        return Cause(Reason.BUILDING, f"Job {name} has no pod: kubectl describe job {name} shows why")
     return Cause(
         Reason.BUILDING, f"Job {name} builds {'the plan' if need.build.engine is api.Engine.TENSORRT else 'the model'}"
     )

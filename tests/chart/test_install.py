@@ -66,7 +66,7 @@ def test_install_upgrade_rollback_and_uninstall(server: ApiServer, space: str, t
     values.write_text(json.dumps(merged(IMAGES, OPTIONAL)))
     release = (str(CHART), "-n", space, "--values", str(values))
     told = server.helm("install", "asr", *release)
-    assert "asr-asr-operator looks after AsrDeployments in all namespaces" in told
+    assert "asr-asr-operator manages AsrDeployments in all namespaces" in told
     assert "WARNING" not in told
     server.apply(manifest(space))
 

@@ -120,7 +120,7 @@ RULES: list[tuple[Change, str, Change]] = [
     ),
     (
         pool(**scaled(minReplicas=0, provider="KEDA")),
-        "nothing would wake the pool from 0; write minReplicas of at least 1, or a trigger in triggers",
+        "nothing would start the pool from 0; write minReplicas of at least 1, or a trigger in triggers",
         pool(**scaled(minReplicas=0, provider="KEDA", triggers=[CRON])),
     ),
     (
@@ -304,7 +304,7 @@ def test_an_older_crd_is_replaced_by_this_one_and_resources_stay(api: ApiServer,
         ("pools.gpu.product", "such as NVIDIA-L4"),
         ("storage.secretRef", "The operator never reads it"),
         ("pools.autoscaling.minReplicas", "0 needs a trigger that can wake it"),
-        ("pools.autoscaling.target", "audioSecondsPerSecond of 40 % of what the plan got through"),
+        ("pools.autoscaling.target", "audioSecondsPerSecond of 40 % of the throughput that was measured"),
     ],
 )
 def test_kubectl_explain_reads_well(api: ApiServer, field: str, text: str) -> None:

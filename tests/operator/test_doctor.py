@@ -83,7 +83,7 @@ def test_a_rejected_build_is_told_with_the_builders_words_and_what_still_serves(
     found = doctor(api, acting, codes={1})
     assert "waiting does not help: Rejected: WER 12 %" in found["ready"]["message"]
     assert "does not transcribe like the checkpoint" in found["ready"]["hint"]
-    assert found["serving"]["message"].startswith("meanwhile ")
+    assert found["serving"]["message"].startswith("still serving: ")
 
 
 def test_missing_references_are_named_with_their_field(api: ApiServer, acting: Acting) -> None:

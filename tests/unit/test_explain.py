@@ -85,7 +85,7 @@ def pod(**status: object) -> Object:
 )
 def test_pods_that_fail_come_with_the_command_that_shows_their_words(status: Object, look: str) -> None:
     (found,) = told("pool cpu", deployments=[deployment()], pods=[pod(**status)])
-    assert f" {look} tells more." in found.hint
+    assert f" {look} shows more." in found.hint
 
 
 def warning(at: str) -> Object:

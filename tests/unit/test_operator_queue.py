@@ -32,6 +32,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self.now = max(self.now, self._scheduled[0].when())  # type: ignore[attr-defined]
         super()._run_once()  # type: ignore[misc]
 
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 (asyncio's)
+        del timeout  # since Python 3.12 there is one, and it would expire at once here
+        await super().shutdown_default_executor()
+
 
 def run(test: Awaitable[None]) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

@@ -240,7 +240,7 @@ def test_pools_whose_pods_keda_cannot_tell_apart_are_refused() -> None:
     pools = [L4 | {"name": f"{'p' * 18}{end}", "autoscaling": scaling} for end in "ab"]
     body = changed(pools=pools)
     body["metadata"] |= {"name": "n" * 40}
-    with pytest.raises(StalledError, match="KEDA cannot tell the pods of"):
+    with pytest.raises(StalledError, match="KEDA cannot distinguish the pods of"):
         children(context(body))
 
 

@@ -308,7 +308,7 @@ class Image(ApiModel):
 
 
 class Toleration(ApiModel):
-    """A taint of nodes that pods put up with."""
+    """Toleration: allows pods to run on nodes with a matching taint."""
 
     key: Annotated[str, StringConstraints(max_length=317)] | None = None
     """Taint key; empty means all, with operator Exists."""
@@ -321,7 +321,7 @@ class Toleration(ApiModel):
     ) = None
     """NoSchedule, PreferNoSchedule or NoExecute; empty means all."""
     toleration_seconds: Annotated[int, Field(ge=0, le=1_000_000_000)] | None = None
-    """How long a NoExecute taint is put up with."""
+    """Seconds that a pod stays on a node once a NoExecute taint matches. Left out, it stays."""
 
 
 class EnvVar(ApiModel):
@@ -352,12 +352,12 @@ class Build(ApiModel):
     """The pods that build the model."""
 
     resources: Resources = Resources(requests={"cpu": "2", "memory": "6Gi"}, limits={"memory": "12Gi"})
-    """Requests and limits; 2 CPUs and 6Gi are asked for, and 12Gi allowed, unless told otherwise. NeMo and the check
+    """Requests and limits. The default requests 2 CPUs and 6Gi of memory, with a limit of 12Gi. NeMo and the check
     through a real Triton take about 4.5 GB for 115 million parameters."""
     node_selector: Labels = {}
     """Labels of the nodes that build the ONNX model, which needs no GPU. Plans are built on nodes of their pool."""
     tolerations: Tolerations = []
-    """Taints that the pods of the ONNX build put up with."""
+    """Tolerations of the pods of the ONNX build."""
     env: Env = []
     """Further environment variables of the builds, such as HTTPS_PROXY."""
     scratch: Quantity = "20Gi"
@@ -476,7 +476,8 @@ class Batching(ApiModel):
     max_batch_size: Annotated[int, Field(ge=1, le=512)] | None = None
     """Largest batch at the acoustic model; not more than it was built for."""
     queue_delay_microseconds: Annotated[int, Field(ge=0, le=1_000_000)] | None = None
-    """How long the ensemble over ONNX Runtime waits for company. The model that clients use needs no delay."""
+    """Maximum queue delay of Triton's dynamic batcher on the ensemble over ONNX Runtime, in microseconds. The model
+    that clients use needs no delay."""
     instances: Annotated[int, Field(ge=1, le=16)] | None = None
     """How many batches the acoustic model works on at once."""
 
@@ -517,7 +518,7 @@ Policies = Annotated[list[ScalingPolicy], Field(min_length=1, max_length=4, json
 
 
 class ScaleUp(ApiModel):
-    """How pods are added: at once by default, since speech waits meanwhile."""
+    """How pods are added: at once by default, since requests wait until then."""
 
     stabilization_window_seconds: Annotated[int, Field(ge=0, le=3600)] = 0
     """How long the load must be high before pods are added."""
@@ -548,7 +549,7 @@ class Behavior(ApiModel):
     """How fast replicas follow the load, as in a HorizontalPodAutoscaler."""
 
     scale_up: ScaleUp = ScaleUp()
-    """How pods are added: at once by default, since speech waits meanwhile."""
+    """How pods are added: at once by default, since requests wait until then."""
     scale_down: ScaleDown = ScaleDown()
     """How pods are taken away: slowly by default, since a new one takes its time to start."""
 
@@ -565,7 +566,7 @@ class Autoscaling(ApiModel):
             ),
             Rule(
                 "self.minReplicas > 0 || (has(self.triggers) && size(self.triggers) > 0)",
-                "what the target measures is told by the pods themselves, so nothing would wake the pool from 0; write "
+                "the pods themselves report what the target measures, so nothing would start the pool from 0; write "
                 "minReplicas of at least 1, or a trigger in triggers that measures something else",
                 ".minReplicas",
             ),
@@ -583,8 +584,8 @@ class Autoscaling(ApiModel):
     """Most pods."""
     target: Target | None = None
     """The load that each pod should have. The default is for a pool without GPU cpuUtilizationPercent 70, for one with
-    a TensorRT plan audioSecondsPerSecond of 40 % of what the plan got through when it was built, else pendingRequests
-    of one full batch."""
+    a TensorRT plan audioSecondsPerSecond of 40 % of the throughput that was measured when it was built, else
+    pendingRequests of one full batch."""
     provider: Provider = Provider.HPA
     """HPA (needs a metrics adapter unless the target is CPU), or KEDA (needs KEDA and Prometheus)."""
     behavior: Behavior = Behavior()
@@ -600,7 +601,7 @@ class PodTemplate(ApiModel):
     node_selector: Labels = {}
     """Labels of the nodes for this pool's pods, and for the build of its plan."""
     tolerations: Tolerations = []
-    """Taints that this pool's pods, and the build of its plan, put up with."""
+    """Tolerations of this pool's pods, and of the build of its plan."""
     affinity: Opaque | None = None
     """Affinity, as in a pod."""
     topology_spread_constraints: Annotated[list[Opaque], Field(max_length=8, json_schema_extra=ATOMIC)] = []
@@ -730,7 +731,7 @@ class NetworkPolicy(ApiModel):
             alias="from",
             max_length=16,
             json_schema_extra=ATOMIC,
-            description="Peers, as in a NetworkPolicy. An empty list lets nobody in.",
+            description="Peers, as in a NetworkPolicy. An empty list denies all requests.",
         ),
     ] = []
 
@@ -740,14 +741,14 @@ class Rollout(ApiModel):
 
     strategy: Strategy = Strategy.SURGE
     """Surge starts a new pod before an old one ends, and needs room for it. Recreate ends one pod before its successor
-    starts: for where GPUs are scarce. Meanwhile the pool has one pod less. A pool of one replica then serves nothing
-    for as long as the old pod drains and the new one downloads, loads and warms up."""
+    starts, for clusters with scarce GPUs; the pool then has one pod less. A pool of one replica serves nothing until
+    the old pod has drained and the new one has downloaded, loaded and warmed up."""
     deadline_seconds: Annotated[int, Field(ge=60, le=86_400)] = 1800
-    """A roll-out without progress for this long is reported as Stalled. Old pods go on serving."""
+    """A rollout without progress for this long is reported as Stalled. Old pods continue to serve."""
 
 
 class Spec(ApiModel):
-    """What is wanted."""
+    """Desired state."""
 
     model_config = ConfigDict(
         json_schema_extra=rules(
@@ -856,7 +857,7 @@ class Artifact(ApiModel):
     token_agreement_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
     """Tokens that are the checkpoint's, in thousandths."""
     audio_seconds_per_second: Annotated[int, Field(ge=0)] | None = None
-    """What a plan gets through on the GPU alone."""
+    """Throughput of a plan on the GPU alone, in seconds of audio per second."""
     bytes: Annotated[int, Field(ge=0)] | None = None
     """Size of all files."""
 
@@ -909,7 +910,7 @@ class Failure(ApiModel):
 
 
 class Status(ApiModel):
-    """What is the case, as observed."""
+    """Observed state."""
 
     observed_generation: Annotated[int, Field(ge=0)] | None = None
     """metadata.generation that this status is of."""
@@ -947,9 +948,9 @@ class AsrDeployment(ApiModel):
     )
 
     spec: Spec
-    """What is wanted."""
+    """Desired state."""
     status: Status | None = None
-    """What is the case, as observed."""
+    """Observed state."""
 
 
 def parse(body: dict[str, Any]) -> AsrDeployment:

@@ -133,8 +133,8 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
         if other != deployment and mistaken(other, deployment):
             raise StalledError(
                 Reason.INVALID_SPEC,
-                f"KEDA cannot tell the pods of {deployment} from those of {other}, since Kubernetes cuts long names; "
-                "shorten the name of the resource or of its pools",
+                f"KEDA cannot distinguish the pods of {deployment} from those of {other}, since Kubernetes cuts long "
+                "names; shorten the name of the resource or of its pools",
             )
     keda = context.settings.keda
     authentication = keda.cluster_trigger_authentication

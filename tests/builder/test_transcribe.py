@@ -234,7 +234,7 @@ def tls_url(repository: Path, signed: Certificate) -> Iterator[str]:
     flags = ["--grpc-use-ssl=true", f"--grpc-server-cert={signed.certificate}", f"--grpc-server-key={signed.key}"]
     with ExitStack() as servers:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triton, "command", lambda *arguments: [*command(*arguments), *flags])
+            patch.setattr(triton, "command", lambda *arguments, **named: [*command(*arguments, **named), *flags])
             running = servers.enter_context(triton.serve(repository))
         yield running.ports.grpc_url
 
@@ -286,7 +286,7 @@ def restricted(repository: Path, *, http: Sequence[str], grpc: Sequence[str]) ->
     flags = [f"--http-restricted-api={','.join(http)}:{key}", f"--grpc-restricted-protocol={','.join(grpc)}:{key}"]
     with ExitStack() as servers:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(triton, "command", lambda *arguments: [*command(*arguments), *flags])
+            patch.setattr(triton, "command", lambda *arguments, **named: [*command(*arguments, **named), *flags])
             running = servers.enter_context(triton.serve(repository))
         yield running.ports
 

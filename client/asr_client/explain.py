@@ -283,6 +283,9 @@ def _autoscaler(snapshot: Snapshot, pool: api.Pool, state: PoolState | None) -> 
     """Whether what scales a pool can do so."""
     if pool.autoscaling is None or state is None or "horizontalpodautoscalers" in snapshot.unread:
         return
+    if pool.autoscaling.provider is api.Provider.EXTERNAL:
+        yield Finding(f"autoscaler {pool.name}", Outcome.OK, f"is your own; it wants {state.wanted} pods")
+        return
     check, provider = f"autoscaler {pool.name}", pool.autoscaling.provider
     found = next((item for item in snapshot.autoscalers if item["spec"]["scaleTargetRef"]["name"] == state.name), None)
     if found is None:

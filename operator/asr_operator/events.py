@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """An object with a child's name belongs to somebody else."""
     DRIFT_REPAIRED = "DriftRepaired"
     """A field of a child object was changed by somebody else and is set back. An event, never a condition."""
+    REPLICAS_LEFT_ALONE = "ReplicasLeftAlone"
+    """An autoscaler that the resource does not name sets the replicas of a pool. An event, never a condition."""
     API_SERVER_ERROR = "ApiServerError"
     """The API server again and again fails to do what is asked; it is asked again."""
     OPERATOR_ERROR = "OperatorError"

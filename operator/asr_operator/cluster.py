@@ -331,13 +331,13 @@ class Cluster:
             TransientError: The API server cannot be asked now.
         """
         kind = KINDS["HorizontalPodAutoscaler"]
-        hpas_of = names.AUTOSCALERS_OF_HPAS
+        not_counted: tuple[str, ...] = names.AUTOSCALERS_OF_HPAS
         try:
             found = self._request("GET", kind, kind.path(deployment[0])).get("items", ())
         except ApiException as error:
             if error.status != 403:  # noqa: PLR2004
                 raise TransientError(f"cannot list {kind.plural}: {error.status}: {error.reason}") from error
-            found, hpas_of = (), ()  # then the writers of the replicas must do
+            found, not_counted = (), ()  # then the writers of the replicas must do
         for item in found:
             target = item["spec"]["scaleTargetRef"]
             ours = any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))
@@ -345,7 +345,7 @@ class Cluster:
                 return f"HorizontalPodAutoscaler {item['metadata']['name']}"
         live = self._unseen(KINDS["Deployment"], deployment)
         managed = live["metadata"].get("managedFields", ()) if live is not None else ()
-        return next((f"field manager {name}" for name in _scaled_by(managed) if name not in hpas_of), None)
+        return next((f"field manager {name}" for name in _scaled_by(managed) if name not in not_counted), None)
 
     def why_no_pod(self, namespace: str, job: str) -> str | None:
         """Why no pod of a Job, named by its uid, can be created: what its newest event says; None if there is none.
@@ -360,8 +360,8 @@ class Cluster:
             if error.status == 403:  # noqa: PLR2004
                 return None  # an older Role
             raise TransientError(f"cannot list {EVENT.plural}: {error.status}: {error.reason}") from error
-        newest = max(found, key=lambda item: item.get("deprecatedLastTimestamp") or item["eventTime"] or "", default={})
-        return newest.get("note")
+        newest = max(found, key=_time_of_event, default=None)
+        return None if newest is None else str(newest.get("note", ""))
 
     def own(self, job: Object, owner: Object, *, uid: str) -> Object:
         """Create a Job if it is not there, and be among its owners. A Job is never changed otherwise.
@@ -589,6 +589,11 @@ def _log_write(action: str, kind: Kind, key: Key, why: str, *, path: str | None 
     }
     where = f" at {path}" if path else ""
     LOG.info("%s %s %s/%s: %s%s", action, kind.name, *key, why, where, extra=fields)
+
+
+def _time_of_event(event: Object) -> str:
+    """As controllers of both generations write it."""
+    return str(event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
 
 
 def _scaled_by(managed: Iterable[Object]) -> list[str]:

@@ -130,7 +130,7 @@ class Reconciler:
         actions = decide.job_actions(context, decision.needs, seen, distrusted=distrusted, now=now)
         if actions.release:
             self._record(context, body, previous, decision, seen)
-        refused = self._refusal_before_build(context, actions, now)
+        refused = self._refusal_before_build(context, actions, seen, now)
         if refused is not None:
             running = tuple(build for build in actions.ensure if build.job_name in seen.jobs)
             actions = replace(actions, ensure=running)
@@ -217,12 +217,14 @@ class Reconciler:
         except OperatorError as error:
             LOG.warning("%s", error)  # the log says it as well
 
-    def _refusal_before_build(self, context: Context, actions: JobActions, now: datetime) -> StalledError | None:
+    def _refusal_before_build(
+        self, context: Context, actions: JobActions, seen: Observation, now: datetime
+    ) -> StalledError | None:
         """Ask about all children before a build is begun: what the API server refuses needs no build.
 
         Once for each generation. After a refusal it is asked again now and then: the cause may lie in the cluster.
         """
-        if all(self.store.get("Job", (context.namespace, build.job_name)) for build in actions.ensure):
+        if all(build.job_name in seen.jobs for build in actions.ensure):
             return None
         key = (context.namespace, context.name)
         try:

@@ -57,7 +57,7 @@ def test_what_serves_goes_on_and_is_repaired_while_the_next_generation_is_refuse
     acting.serve()
     acting.until("Ready", ("True", "Serving"))
     before = acting.get("deployment", "english-cpu")["spec"]["template"]
-    refused = {"audio": {"maxSeconds": 90}, "pools": [{"name": "cpu", "resources": MORE_THAN_ALLOWED}]}
+    refused: dict[str, Any] = {"audio": {"maxSeconds": 90}, "pools": [{"name": "cpu", "resources": MORE_THAN_ALLOWED}]}
     api.apply(manifest(acting.namespace, **refused))
     acting.until("Stalled", ("True", "Refused"))
     assert acting.condition("Serving") == ("True", "Serving")

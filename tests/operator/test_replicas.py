@@ -148,12 +148,9 @@ def test_a_users_own_autoscaler_is_left_alone_and_named_until_it_goes(api: ApiSe
     assert "HorizontalPodAutoscaler mine sets the replicas of pool cpu" in notes(acting, "ReplicasLeftAlone")[0]
     acting.serve(count=3)
     until(lambda: acting.status()["ready"] == "3/3", "three pods")
-    generation = acting.get("deployment", "english-cpu")["metadata"]["generation"]
-    api.kubectl("label", "asr", "english", "-n", acting.namespace, "team=speech")
     api.apply(manifest(acting.namespace, pools=fixed(), service={"annotations": {"a": "b"}}))
     until(lambda: acting.get("service", "english")["metadata"].get("annotations", {}).get("a"), "another pass")
     assert owners(acting) == {"kube-controller-manager": 3}
-    assert acting.get("deployment", "english-cpu")["metadata"]["generation"] == generation
     # Once it is gone, what the user writes counts.
     api.kubectl("delete", "hpa", "mine", "-n", acting.namespace)
     api.apply(manifest(acting.namespace, pools=fixed(2)))
@@ -182,4 +179,4 @@ def test_a_pool_with_an_external_autoscaler_starts_with_its_fewest_pods_and_is_t
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=0")
     acting.until("Ready", ("False", "ScaledToZero"))
     assert acting.find("hpa") == []
-    assert set(owners(acting).values()) == {0}
+    assert acting.get("deployment", "english-cpu")["spec"]["replicas"] == 0

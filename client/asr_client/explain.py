@@ -55,7 +55,7 @@ HINTS: dict[str, str] = {
     "asr-operator check.",
     Reason.OPERATOR_ERROR: "Ask whoever runs the operator: its log has the error.",
     Reason.API_SERVER_ERROR: "Wait; if it lasts, ask whoever runs the cluster: the message is the API server's.",
-    Reason.REPLICAS_LEFT_ALONE: "Write autoscaling.provider: External in the pool, or delete the autoscaler that is named.",
+    Reason.REPLICAS_LEFT_ALONE: "Write autoscaling.provider: External in the pool, or delete the autoscaler it names.",
     Reason.DRIFT_REPAIRED: "Change the AsrDeployment, not its children: the operator sets their fields back.",
     Reason.NAME_TAKEN: "Rename the resource or its pool, or remove the object that has the name.",
     Reason.REFUSED: "Change what the API server names in the message: quota, policy, or a field of the spec.",

@@ -89,6 +89,11 @@ RULES: list[tuple[Change, str, Change]] = [
         pool(modelVolume={"claimName": "c", "sizeLimit": "8388608Ki"}),
     ),
     (
+        pool(modelVolume={"claimName": "a..b"}),
+        "spec.pools[0].modelVolume.claimName",
+        pool(modelVolume={"claimName": "a.b-c"}),
+    ),
+    (
         {"image": {"builder": "b:1"}},
         "builder and triton must hold the same TensorRT; write triton and tensorrt as well",
         {"image": {"builder": "b:1", "triton": "t:1", "tensorrt": "10.6.0"}},

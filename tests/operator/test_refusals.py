@@ -12,6 +12,10 @@ from tests.operator.test_reconcile import writes
 from tests.support.operator import Acting, manifest
 
 MORE_THAN_ALLOWED = {"requests": {"memory": "4Gi"}, "limits": {"memory": "2Gi"}}
+TOKEN_TWICE = {
+    "name": "m",
+    "source": {"huggingFace": {"repository": "o/r", "tokenSecretRef": {"name": "hf", "key": "token"}}},
+}
 
 pytestmark = pytest.mark.usefixtures("running")
 
@@ -34,11 +38,21 @@ def stalled(acting: Acting) -> str:
             "tolerations[0]",
         ),
         ({"pools": [{"name": "cpu", "podLabels": {"a/b/c": "x"}}]}, "labels"),
+        ({"model": TOKEN_TWICE, "build": {"env": [{"name": "HF_TOKEN", "value": "x"}]}}, "HF_TOKEN"),
         ({"networkPolicy": {"from": [{}]}}, "ingress[0].from[0]"),
         ({"service": {"annotations": {"a b": "x"}}}, "annotations"),
         ({"build": {"resources": MORE_THAN_ALLOWED}}, "resources.requests"),
     ],
-    ids=["requests", "environment", "toleration", "pod label", "network policy", "service annotation", "build"],
+    ids=[
+        "requests",
+        "environment",
+        "toleration",
+        "pod label",
+        "twice a variable",
+        "network policy",
+        "service annotation",
+        "build",
+    ],
 )
 def test_a_child_that_is_refused_stalls_the_resource_before_anything_is_built(
     api: ApiServer, acting: Acting, spec: dict[str, Any], field: str

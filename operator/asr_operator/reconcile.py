@@ -231,7 +231,7 @@ class Reconciler:
             children = preview(context, self.cluster.served)
         except StalledError as error:
             return error
-        digest = names.digest(children, 32)
+        digest = names.digest([children, sorted(self.cluster.served)], 32)  # KEDA may be installed meanwhile
         last = self._previews.get(key)
         if last is not None and last.digest == digest:
             recent = (now - last.at).total_seconds() < STALLED_SECONDS
@@ -246,6 +246,8 @@ class Reconciler:
         return refusal
 
     def _refusal(self, context: Context, item: Object) -> StalledError | None:
+        if item["kind"] not in self.cluster.served:
+            return _unknown_kind(item)
         try:
             self.cluster.try_out(item, uid=context.uid)
         except StalledError as error:

@@ -21,7 +21,7 @@ def preview(context: Context, kinds: Container[str]) -> list[Object]:
 
     Args:
         context: The resource.
-        kinds: That the cluster knows; children of other kinds are left out.
+        kinds: That the cluster knows.
 
     Raises:
         StalledError: The resource cannot be rendered.
@@ -36,7 +36,7 @@ def preview(context: Context, kinds: Container[str]) -> list[Object]:
         build.job | {"metadata": build.job["metadata"] | {"ownerReferences": [owner]}} for build in builds.values()
     ]
     serving = [(pool, _serving(context, pool, model)) for pool in context.spec.pools]
-    return [item for item in [*rendered, *desired(context, serving, kinds)] if item["kind"] in kinds]
+    return [*rendered, *desired(context, serving, kinds)]
 
 
 def _serving(context: Context, pool: api.Pool, model: api.Artifact) -> Serving:

@@ -55,6 +55,7 @@ HINTS: dict[str, str] = {
     "asr-operator check.",
     Reason.OPERATOR_ERROR: "Ask the operator's administrator: its log has the error.",
     Reason.API_SERVER_ERROR: "Wait; if it lasts, ask the cluster's administrator: the message is the API server's.",
+    Reason.REPLICAS_LEFT_ALONE: "Write autoscaling.provider: External in the pool, or delete the autoscaler it names.",
     Reason.DRIFT_REPAIRED: "Change the AsrDeployment, not its children: the operator sets their fields back.",
     Reason.NAME_TAKEN: "Rename the resource or its pool, or remove the object that has the name.",
     Reason.REFUSED: "Change what the API server names in the message: quota, policy, or a field of the spec.",
@@ -284,6 +285,9 @@ NO_METRIC: dict[api.Provider, str] = {
 def _autoscaler(snapshot: Snapshot, pool: api.Pool, state: PoolState | None) -> Iterator[Finding]:
     """Whether what scales a pool can do so."""
     if pool.autoscaling is None or state is None or "horizontalpodautoscalers" in snapshot.unread:
+        return
+    if pool.autoscaling.provider is api.Provider.EXTERNAL:
+        yield Finding(f"autoscaler {pool.name}", Outcome.OK, f"is your own; it wants {state.wanted} pods")
         return
     check, provider = f"autoscaler {pool.name}", pool.autoscaling.provider
     found = next((item for item in snapshot.autoscalers if item["spec"]["scaleTargetRef"]["name"] == state.name), None)

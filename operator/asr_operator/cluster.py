@@ -93,6 +93,9 @@ KINDS = {
 """Jobs come before pods, so that whose Job is known has its pod known as well."""
 
 
+EVENT = Kind("events.k8s.io/v1", "events", "Event", selected=False)
+
+
 class RequestObserver(Protocol):
     """Told of every request."""
 
@@ -264,6 +267,33 @@ class Cluster:
             _log_write("update", kind, key, "the resource or the operator asks for something else", path=path)
         return path if drifted else None
 
+    def try_out(self, wanted: Object, *, uid: str) -> None:
+        """Ask the API server whether it would take an object, without writing it. A Job that is there is not asked for.
+
+        Args:
+            wanted: The object.
+            uid: Of the resource that it is a child of.
+
+        Raises:
+            StalledError: It belongs to somebody else, or the API server refuses it.
+            TransientError: The API server cannot be asked now.
+        """
+        kind, key = KINDS[wanted["kind"]], key_of(wanted)
+        live = self.store.get(kind.name, key) or self._unseen(kind, key)
+        if live is not None and kind.name == "Job":
+            return  # shared by resources, and never changed
+        if live is not None:
+            self._check_owner(live, uid)
+        self._write(
+            "PATCH",
+            kind,
+            kind.path(*key),
+            body=wanted,
+            query={"fieldManager": names.FIELD_MANAGER, "force": "true", "dryRun": "All"},
+            content=APPLY,
+            what=f"{kind.name} {key[1]}",
+        )
+
     def _hand_over_replicas(self, kind: Kind, key: Key) -> None:
         """Let another field manager have a Deployment's replicas before we leave them to an autoscaler.
 
@@ -289,6 +319,49 @@ class Cluster:
             what=f"replicas of {kind.name} {key[1]}",
         )
         _log_write("update", kind, key, "an autoscaler takes the replicas over", path=".spec.replicas")
+
+    def scaler_of(self, deployment: Key, *, uid: str) -> str | None:
+        """What sets the replicas of a Deployment that has no autoscaler of ours, in words; None if nothing does.
+
+        Args:
+            deployment: Namespace and name.
+            uid: Of the resource that it is a child of.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        kind = KINDS["HorizontalPodAutoscaler"]
+        not_counted: tuple[str, ...] = names.AUTOSCALERS_OF_HPAS
+        try:
+            found = self._request("GET", kind, kind.path(deployment[0])).get("items", ())
+        except ApiException as error:
+            if error.status != 403:  # noqa: PLR2004
+                raise TransientError(f"cannot list {kind.plural}: {error.status}: {error.reason}") from error
+            found, not_counted = (), ()  # then the writers of the replicas must do
+        for item in found:
+            target = item["spec"]["scaleTargetRef"]
+            ours = any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))
+            if (target["kind"], target["name"]) == ("Deployment", deployment[1]) and not ours:
+                return f"HorizontalPodAutoscaler {item['metadata']['name']}"
+        live = self._unseen(KINDS["Deployment"], deployment)
+        managed = live["metadata"].get("managedFields", ()) if live is not None else ()
+        return next((f"field manager {name}" for name in _scaled_by(managed) if name not in not_counted), None)
+
+    def why_no_pod(self, namespace: str, job: str) -> str | None:
+        """Why no pod of a Job, named by its uid, can be created: what its newest event says; None if there is none.
+
+        Raises:
+            TransientError: The API server cannot be asked now.
+        """
+        query = {"fieldSelector": f"regarding.uid={job},reason=FailedCreate"}
+        try:
+            found = self._request("GET", EVENT, EVENT.path(namespace), query=query).get("items", ())
+        except ApiException as error:
+            if error.status == 403:  # noqa: PLR2004
+                return None  # an older Role
+            raise TransientError(f"cannot list {EVENT.plural}: {error.status}: {error.reason}") from error
+        newest = max(found, key=_time_of_event, default=None)
+        return None if newest is None else str(newest.get("note", ""))
 
     def own(self, job: Object, owner: Object, *, uid: str) -> Object:
         """Create a Job if it is not there, and be among its owners. A Job is never changed otherwise.
@@ -419,7 +492,7 @@ class Cluster:
         """
         metadata = body["metadata"]
         now = datetime.now(UTC)
-        kind = Kind("events.k8s.io/v1", "events", "Event")
+        kind = EVENT
         event = {
             "apiVersion": kind.group,
             "kind": kind.name,
@@ -516,6 +589,22 @@ def _log_write(action: str, kind: Kind, key: Key, why: str, *, path: str | None 
     }
     where = f" at {path}" if path else ""
     LOG.info("%s %s %s/%s: %s%s", action, kind.name, *key, why, where, extra=fields)
+
+
+def _time_of_event(event: Object) -> str:
+    """As controllers of both generations write it."""
+    return str(event.get("deprecatedLastTimestamp") or event.get("eventTime") or "")
+
+
+def _scaled_by(managed: Iterable[Object]) -> list[str]:
+    """Field managers that have set the replicas as autoscalers do; people are none."""
+    return [
+        item["manager"]
+        for item in managed
+        if item.get("subresource") == "scale"
+        and "f:replicas" in item.get("fieldsV1", {}).get("f:spec", {})
+        and not item["manager"].startswith(names.HAND)
+    ]
 
 
 def _applies_replicas(managed: Iterable[Object]) -> bool:

@@ -73,5 +73,5 @@ def _same_quantity(one: Any, other: Any) -> bool:  # noqa: ANN401
         return False
     try:
         return bool(parse_quantity(one) == parse_quantity(other))
-    except ValueError:
+    except (ValueError, ArithmeticError):  # sNaN is a number for Python's decimals, and compares with none
         return False

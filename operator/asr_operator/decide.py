@@ -17,6 +17,10 @@ POD_GRACE = timedelta(seconds=30)
 """A Job's pod that is not seen yet may still be on its way; after this time it is gone, or cannot be created."""
 
 
+LINGERING = timedelta(seconds=60)
+"""How long a Job is kept whose build has ended but whose pod runs on: it may hold a GPU."""
+
+
 @dataclass(frozen=True, slots=True)
 class PoolDecision:
     """What becomes of a pool.
@@ -160,7 +164,11 @@ def _fall_back(
 ) -> PoolDecision:
     """Serve the ONNX model until there is a plan, and say why."""
     note = f"pool {pool.name} serves ONNX: "
-    note += f"its plan cannot be built: {failure.message}" if failure else "its plan is being built"
+    if failure is None:
+        note += "its plan is being built"
+    else:
+        note += "the build of its plan is tried again: " if failure.transient else "its plan cannot be built: "
+        note += failure.message
     yielded = _yielded(pool, plan, live)
     reason = Reason.PLAN_FAILED if failure is not None and not failure.transient else Reason.PLAN_NOT_READY
     if plan is not None and plan.job is not None and plan.job.unschedulable:
@@ -216,9 +224,21 @@ def _replicas(pool: api.Pool, live: PoolState | None) -> int | None:
         # An HPA does not wake a pool that has no pods, KEDA does. Where one is there already, a hand has paused it.
         asleep = live is not None and not live.wanted and not live.hpa and pool.autoscaling.provider is api.Provider.HPA
         return pool.autoscaling.min_replicas if live is None or asleep else None
+    if live is not None and live.scaler is not None:
+        return None
     if pool.replicas is not None:
         return pool.replicas
     return 1 if live is None or live.kept is None else live.kept
+
+
+def may_have_scaler(pool: api.Pool, live: PoolState) -> bool:
+    """Whether somebody else may set the replicas of a pool: it has another number of them than the resource asks for.
+
+    Also where they were left to somebody before, who may be gone by now.
+    """
+    if pool.autoscaling is not None:
+        return False
+    return live.scaled or live.wanted + live.yielded != _replicas(pool, replace(live, scaler=None))
 
 
 def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
@@ -318,7 +338,8 @@ def job_actions(
     known = {need.build.name for need in needs if need.artifact is not None}
     for job in seen.jobs.values():
         kept = job.build in known and job.phase is Phase.SUCCEEDED
-        if kept and (left := _left(job, timedelta(seconds=context.settings.jobs.keep_seconds), now)):
+        keep = timedelta(seconds=context.settings.jobs.keep_seconds)
+        if kept and (left := _left(job, min(keep, LINGERING) if job.lingers else keep, now)):
             waits.append(left)
         elif kept or job.build in known or job.name not in needed:
             # Kept long enough, built by another Job meanwhile, or not wanted any more.

@@ -54,6 +54,8 @@ class Reason(StrEnum):
     """An object with a child's name has another owner."""
     DRIFT_REPAIRED = "DriftRepaired"
     """A field of a child object was changed by another client and is set back. An event, never a condition."""
+    REPLICAS_LEFT_ALONE = "ReplicasLeftAlone"
+    """An autoscaler that the resource does not name sets the replicas of a pool. An event, never a condition."""
     API_SERVER_ERROR = "ApiServerError"
     """Requests to the API server keep failing; they are retried."""
     OPERATOR_ERROR = "OperatorError"

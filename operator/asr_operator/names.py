@@ -40,6 +40,10 @@ YIELDED_ANNOTATION = f"{GROUP}/yielded"
 REPLICAS_ANNOTATION = f"{GROUP}/replicas"
 """Of a Deployment: that an autoscaler sets its replicas, or how many one had set when it was taken away."""
 AUTOSCALED = "autoscaled"
+AUTOSCALERS_OF_HPAS = ("kube-controller-manager", "keda")
+"""Field managers that scale only on behalf of a HorizontalPodAutoscaler."""
+HAND = "kubectl"
+"""What the field managers of people begin with: a number of replicas that is set by hand is set back."""
 
 MANAGED = f"{MANAGED_BY_LABEL}={OPERATOR}"
 """Selector of all children."""

@@ -21,6 +21,9 @@ OUT_OF_MEMORY_CODE = 137
 OVERRIDES_CODE = errors.OverridesError.exit_code
 
 
+NEVER_STARTED = "the build did not start within spec.build.deadlineSeconds: "
+
+
 class Phase(StrEnum):
     """Of a Job."""
 
@@ -47,6 +50,8 @@ class JobState:
         waiting: Why its pod does not run: no node, no image.
         unschedulable: Whether that is for want of a node.
         image: Image that builds.
+        started: Whether the build was seen to run in the newest pod.
+        lingers: Whether another container of its pod runs on although the build has ended.
     """
 
     name: str
@@ -62,6 +67,8 @@ class JobState:
     waiting: str | None = None
     unschedulable: bool = False
     image: str | None = None
+    started: bool = False
+    lingers: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,8 @@ class PoolState:
         problem: Of a pod of the newest template, else why pods cannot be created.
         yielded: Replicas that it gave up for a plan's build.
         hpa: Whether it has a HorizontalPodAutoscaler of ours.
+        scaled: Whether the number of its replicas was left to an autoscaler.
+        scaler: What sets its replicas although the resource names no autoscaler; None if nothing does.
         kept: How many replicas an autoscaler has set, or had when it was taken away; None if there was none.
         fetch_image: What fetches the artifact in its pods.
         revision: Digest of its template.
@@ -122,6 +131,8 @@ class PoolState:
     problem: Problem | None = None
     yielded: int = 0
     hpa: bool = False
+    scaled: bool = False
+    scaler: str | None = None
     kept: int | None = None
     fetch_image: str | None = None
     revision: str | None = None
@@ -201,10 +212,40 @@ def job_state(job: Object, pods: Sequence[Object]) -> JobState:
         if condition["type"] == "Failed":
             failure = failure_of(name, condition, newest)
             return replace(state, phase=Phase.FAILED, ended=ended, failure=failure)
-    if newest is not None:
-        waiting, unschedulable = _waiting(newest)
-        return replace(state, waiting=waiting, unschedulable=unschedulable)
-    return state
+    if newest is None:
+        return state
+    if (ended_beside := _ended_beside_others(state, newest)) is not None:
+        return ended_beside
+    waiting, unschedulable = _waiting(newest)
+    return replace(state, waiting=waiting, unschedulable=unschedulable, started=_started(newest))
+
+
+def _started(pod: Object) -> bool:
+    states = [item.get("state", {}) for item in _container_statuses(pod) if item["name"] == names.BUILD_CONTAINER]
+    return any(key in state for state in states for key in ("running", "terminated"))
+
+
+def _ended_beside_others(state: JobState, pod: Object) -> JobState | None:
+    """The state of a Job whose build has ended while another container of its pod, an injected one, runs on.
+
+    For Kubernetes such a Job runs until somebody ends that container; None where there is none.
+    """
+    states = {item["name"]: item.get("state", {}) for item in pod.get("status", {}).get("containerStatuses", ())}
+    build = states.pop(names.BUILD_CONTAINER, {}).get("terminated")
+    if build is None or not any("running" in other for other in states.values()):
+        return None
+    ended = replace(state, started=True, lingers=True, ended=time_of(build.get("finishedAt")))
+    if build.get("exitCode") == 0:
+        return replace(ended, phase=Phase.SUCCEEDED, result=_result(state.build, [pod]))
+    return replace(ended, phase=Phase.FAILED, failure=failure_of(state.name, {}, pod))
+
+
+def never_started(job: JobState, waited: str | None) -> JobState:
+    """A Job that failed at its deadline, if all the time it `waited` for something: another time it may be there."""
+    if waited is None or job.failure is None or job.failure.reason != Reason.DEADLINE_EXCEEDED:
+        return job
+    message = f"{NEVER_STARTED}{waited}"
+    return replace(job, failure=job.failure.model_copy(update={"message": message[:4000], "transient": True}))
 
 
 def _build_of(job: Object) -> str:
@@ -333,6 +374,7 @@ def pool_state(deployment: Object, pods: Sequence[Object]) -> PoolState:
         overdue=observed and progressing.get("reason") == "ProgressDeadlineExceeded",
         problem=next((found for found in map(_problem, newest) if found is not None), None) or _refused(status),
         yielded=int(metadata.get("annotations", {}).get(names.YIELDED_ANNOTATION, "0")),
+        scaled=metadata.get("annotations", {}).get(names.REPLICAS_ANNOTATION) == names.AUTOSCALED,
         kept=_kept(metadata.get("annotations", {}), wanted),
         fetch_image=next(
             (

@@ -253,14 +253,15 @@ def _degraded(decision: Decision, seen: Observation, *, settled: bool) -> Cause 
 
 def _due(pool: api.Pool, state: PoolState) -> int:
     """Pods that should be available by now: not those that an autoscaler has just asked for, unless they fail."""
-    if pool.autoscaling is None or state.problem is not None:
+    if state.problem is not None or (pool.autoscaling is None and state.scaler is None):
         return state.wanted
-    return min(state.wanted, pool.autoscaling.min_replicas)
+    return min(state.wanted, 1 if pool.autoscaling is None else pool.autoscaling.min_replicas)
 
 
 def _wanted(item: PoolDecision, seen: Observation) -> int:
     state = seen.pools.get(item.pool.name)
-    if state is not None and (item.pool.autoscaling is not None or item.serving is None):
+    left_alone = item.pool.autoscaling is not None or item.serving is None or item.serving.replicas is None
+    if state is not None and left_alone:
         return state.wanted
     if item.serving is not None and item.serving.replicas is not None:
         return item.serving.replicas

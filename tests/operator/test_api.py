@@ -74,6 +74,26 @@ RULES: list[tuple[Change, str, Change]] = [
         {"storage": {"uri": "s3://models", "endpoint": "http://minio:9000"}},
     ),
     (
+        pool(autoscaling={"provider": "HPA", "target": {"pendingRequests": 8}}),
+        "write maxReplicas, the most pods that the autoscaler may ask for",
+        pool(autoscaling={"provider": "External"}),
+    ),
+    (
+        pool(autoscaling={"provider": "External", "target": {"pendingRequests": 8}}),
+        "with provider External your own autoscaler measures the load",
+        pool(autoscaling={"provider": "External", "minReplicas": 0, "maxReplicas": 3}),
+    ),
+    (
+        pool(modelVolume={"claimName": "c", "sizeLimit": "8ki"}),
+        "spec.pools[0].modelVolume.sizeLimit",
+        pool(modelVolume={"claimName": "c", "sizeLimit": "8388608Ki"}),
+    ),
+    (
+        pool(modelVolume={"claimName": "a..b"}),
+        "spec.pools[0].modelVolume.claimName",
+        pool(modelVolume={"claimName": "a.b-c"}),
+    ),
+    (
         {"image": {"builder": "b:1"}},
         "builder and triton must hold the same TensorRT; write triton and tensorrt as well",
         {"image": {"builder": "b:1", "triton": "t:1", "tensorrt": "10.6.0"}},

@@ -345,7 +345,6 @@ def test_the_longest_names_fit_and_pods_are_found_by_theirs(api: ApiServer, acti
 def test_what_the_api_server_refuses_is_told_in_its_words(api: ApiServer, acting: Acting) -> None:
     pool = {"name": "cpu", "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": "x"}}}
     api.apply(manifest(acting.namespace, pools=[pool]))
-    acting.publish(acting.job("onnx"))
     acting.until("Stalled", ("True", "Refused"))
 
 

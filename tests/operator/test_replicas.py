@@ -122,3 +122,61 @@ def test_an_autoscaled_pool_that_loses_a_label_gets_it_back_and_keeps_its_pods(
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=4")
     acting.serve(count=4)
     until(lambda: acting.status()["ready"] == "4/4", "four pods")
+
+
+def notes(acting: Acting, reason: str) -> list[str]:
+    return [event["note"] for event in acting.find("events.events.k8s.io") if event["reason"] == reason]
+
+
+@pytest.mark.usefixtures("running")
+def test_a_users_own_autoscaler_is_left_alone_and_named_until_it_goes(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace, pools=fixed()))
+    served(acting, 1)
+    own = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "mine", "namespace": acting.namespace},
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": "english-cpu"},
+            "minReplicas": 3,
+            "maxReplicas": 5,
+        },
+    }
+    api.apply(own)
+    until(lambda: owners(acting) == {"kube-controller-manager": 3}, "the autoscaler to ask for three", seconds=60)
+    until(lambda: notes(acting, "ReplicasLeftAlone"), "the event")
+    assert "HorizontalPodAutoscaler mine sets the replicas of pool cpu" in notes(acting, "ReplicasLeftAlone")[0]
+    acting.serve(count=3)
+    until(lambda: acting.status()["ready"] == "3/3", "three pods")
+    api.apply(manifest(acting.namespace, pools=fixed(), service={"annotations": {"a": "b"}}))
+    until(lambda: acting.get("service", "english")["metadata"].get("annotations", {}).get("a"), "another pass")
+    assert owners(acting) == {"kube-controller-manager": 3}
+    # Once it is gone, what the user writes counts.
+    api.kubectl("delete", "hpa", "mine", "-n", acting.namespace)
+    api.apply(manifest(acting.namespace, pools=fixed(2)))
+    until(lambda: owners(acting) == {OPERATOR: 2}, "two pods")
+
+
+@pytest.mark.usefixtures("running")
+def test_an_autoscaler_that_is_no_hpa_is_known_by_how_it_writes(api: ApiServer, acting: Acting) -> None:
+    api.apply(manifest(acting.namespace, pools=fixed()))
+    served(acting, 1)
+    scale = ("patch", "deployment", "english-cpu", "-n", acting.namespace, "--subresource=scale", "--type=merge")
+    api.kubectl(*scale, "-p", '{"spec": {"replicas": 4}}', "--field-manager=night-scaler")
+    until(lambda: notes(acting, "ReplicasLeftAlone"), "the event")
+    assert owners(acting) == {"night-scaler": 4}
+
+
+@pytest.mark.usefixtures("running")
+def test_a_pool_with_an_external_autoscaler_starts_with_its_fewest_pods_and_is_then_left_alone(
+    api: ApiServer, acting: Acting
+) -> None:
+    api.apply(
+        manifest(acting.namespace, pools=[{"name": "cpu", "autoscaling": {"provider": "External", "minReplicas": 2}}])
+    )
+    served(acting, 2)
+    until(lambda: owners(acting) == {HANDOVER: 2}, "the replicas to be nobody's")
+    api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=0")
+    acting.until("Ready", ("False", "ScaledToZero"))
+    assert acting.find("hpa") == []
+    assert acting.get("deployment", "english-cpu")["spec"]["replicas"] == 0

@@ -14,7 +14,7 @@ from asr_operator.api import v1alpha1 as api
 from asr_operator.compare import difference
 from asr_operator.conditions import Finding, merge, news
 from asr_operator.events import Reason
-from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state
+from asr_operator.observe import JobState, Observation, Phase, PoolState, Problem, job_state, never_started
 from asr_operator.observe import pool_state as observed_pool
 from asr_operator.render import jobs
 from asr_operator.render.deployment import deployment as rendered
@@ -53,6 +53,7 @@ def test_what_others_add_and_how_the_server_writes_it_is_no_difference(wanted: O
         ({"args": ["a"]}, {"args": ["a", "b"]}, ".args"),
         ({"replicas": 0}, {"replicas": 3}, ".replicas"),
         ({"on": True}, {"on": False}, ".on"),
+        ({"value": "sNaN"}, {"value": "1"}, ".value"),
     ],
 )
 def test_what_was_edited_is_a_difference_and_where(wanted: Object, live: Object, path: str) -> None:
@@ -215,6 +216,58 @@ def test_a_build_that_outgrew_its_room_is_told_as_that_and_not_run_again(code: i
     assert failure is not None
     assert told in failure.message
     assert (failure.reason, failure.transient) == ("BuildFailed", False)
+
+
+RUNNING_JOB = {
+    "metadata": {"name": "j", "uid": "j"},
+    "spec": {"template": {"metadata": {"labels": {names.BUILD_LABEL: "onnx-1"}}}},
+}
+
+
+def beside_a_sidecar(code: int, message: Object, **sidecar: Any) -> JobState:  # noqa: ANN401
+    terminated = {"exitCode": code, "message": json.dumps(message), "finishedAt": "2026-01-01T00:00:00Z"}
+    states = [{"name": "build", "state": {"terminated": terminated}}, {"name": "proxy", "state": sidecar}]
+    return job_state(RUNNING_JOB, [{"metadata": {"name": "p"}, "status": {"containerStatuses": states}}])
+
+
+PUBLISHED = {"uri": "s3://x", "manifestSha256": "a" * 64, "engine": "OnnxRuntime"}
+
+
+def test_a_build_that_has_succeeded_beside_a_container_that_runs_on_is_done() -> None:
+    state = beside_a_sidecar(0, PUBLISHED, running={})
+    assert (state.phase, state.ended, state.lingers) == (Phase.SUCCEEDED, NOW, True)
+    assert state.result is not None
+    assert state.result.uri == "s3://x"
+
+
+def test_a_build_that_has_failed_beside_a_container_that_runs_on_has_failed() -> None:
+    told = {"reason": "Rejected", "message": "WER", "transient": False}
+    state = beside_a_sidecar(20, told, running={})
+    assert (state.phase, state.lingers) == (Phase.FAILED, True)
+    assert state.failure is not None
+    assert (state.failure.reason, state.failure.transient) == ("Rejected", False)
+
+
+def test_a_build_whose_pod_has_ended_whole_is_left_to_kubernetes() -> None:
+    assert beside_a_sidecar(0, PUBLISHED, terminated={"exitCode": 0}).phase is Phase.RUNNING
+
+
+def at_its_deadline() -> JobState:
+    condition = {"type": "Failed", "status": "True", "reason": "DeadlineExceeded"}
+    return job_state(RUNNING_JOB | {"status": {"conditions": [condition]}}, [])
+
+
+def test_a_build_that_never_started_before_its_deadline_is_tried_again_and_says_what_it_waited_for() -> None:
+    failure = never_started(at_its_deadline(), "0/3 nodes are available").failure
+    assert failure is not None
+    assert failure.transient
+    assert failure.message.endswith("did not start within spec.build.deadlineSeconds: 0/3 nodes are available")
+
+
+def test_a_build_that_ran_until_its_deadline_is_left_for_the_user() -> None:
+    failure = never_started(at_its_deadline(), None).failure
+    assert failure is not None
+    assert not failure.transient
 
 
 # Deciding and telling.
@@ -484,8 +537,10 @@ def test_pods_that_an_autoscaler_has_just_asked_for_are_no_degradation_unless_th
         ("HPA", {"wanted": 0, "hpa": True}, None),
         ("HPA", {"wanted": 1}, None),
         ("KEDA", {"wanted": 0}, None),
+        ("External", {"wanted": 0}, None),
+        ("External", {"wanted": 1}, None),
     ],
-    ids=["no pods", "paused by hand", "pods", "KEDA wakes it"],
+    ids=["no pods", "paused by hand", "pods", "KEDA wakes it", "the user's own wakes it", "the user's own"],
 )
 def test_only_a_pool_that_nothing_would_wake_gets_its_fewest_pods_from_the_operator(
     provider: str, state: Object, written: int | None
@@ -496,6 +551,37 @@ def test_only_a_pool_that_nothing_would_wake_gets_its_fewest_pods_from_the_opera
     (decision,) = decide.decide(context(resource), onnx_known(resource), seen).pools
     assert decision.serving is not None
     assert decision.serving.replicas == written
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_a_pool_that_somebody_elses_autoscaler_scales_is_left_alone_and_marked(replicas: int | None) -> None:
+    resource = with_pools({"name": "cpu"} | ({} if replicas is None else {"replicas": replicas}))
+    found = context(resource)
+    state = pool_state("cpu", wanted=5, scaler="HorizontalPodAutoscaler mine")
+    (decision,) = decide.decide(found, onnx_known(resource), seen_with(cpu=state)).pools
+    assert decision.serving is not None
+    body = rendered(found, decision.pool, decision.serving)
+    assert "replicas" not in body["spec"]
+    assert body["metadata"]["annotations"][names.REPLICAS_ANNOTATION] == names.AUTOSCALED
+
+
+@pytest.mark.parametrize(
+    ("pool", "state", "expected"),
+    [
+        ({}, {"wanted": 1}, False),
+        ({}, {"wanted": 3}, True),
+        ({"replicas": 3}, {"wanted": 3}, False),
+        ({"replicas": 3}, {"wanted": 2, "yielded": 1}, False),
+        ({}, {"wanted": 1, "scaled": True}, True),
+        ({"autoscaling": {"maxReplicas": 3}}, {"wanted": 3}, False),
+    ],
+    ids=["as asked for", "other", "as written", "one given up", "left to one before", "the resource names one"],
+)
+def test_another_autoscaler_is_looked_for_only_where_there_may_be_one(
+    pool: Object, state: Object, *, expected: bool
+) -> None:
+    (wanted,) = context(with_pools({"name": "cpu"} | pool)).spec.pools
+    assert decide.may_have_scaler(wanted, pool_state("cpu", **state)) is expected
 
 
 def live(generation: int, revision: str, replicas: int = 1) -> Object:
@@ -627,6 +713,12 @@ def test_a_job_whose_pod_is_gone_with_its_message_is_run_again() -> None:
 def test_a_job_that_succeeded_is_kept_for_its_log_and_then_goes() -> None:
     assert actions(CPU, state_of(Phase.SUCCEEDED), known=True, after=60).release == ()
     assert len(actions(CPU, state_of(Phase.SUCCEEDED), known=True, after=86_401).release) == 1
+
+
+def test_a_job_whose_pod_runs_on_after_the_build_soon_goes() -> None:
+    lingering = state_of(Phase.SUCCEEDED, lingers=True)
+    assert actions(CPU, lingering, known=True, after=30).release == ()
+    assert len(actions(CPU, lingering, known=True, after=61).release) == 1
 
 
 def test_a_job_that_is_not_wanted_any_more_is_released() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from pydantic import ValidationError
 
 from asr_operator import compare, crd, names, observe
 from asr_operator.api import v1alpha1 as api
@@ -18,6 +19,7 @@ from asr_operator.render import autoscaler, deployment, jobs
 from asr_operator.render.children import desired
 from asr_operator.render.context import Context, same_tensorrt, triton_image
 from asr_operator.render.deployment import Drain
+from asr_operator.render.preview import preview
 from asr_operator.settings import Keda
 from tests.support.operator_examples import GOLDEN, ONNX, SETTINGS, context, example, plan_for, resources
 
@@ -317,6 +319,8 @@ def test_another_builder_image_of_the_operator_leaves_a_running_job_alone() -> N
     [
         {"build": {"nodeSelector": {"disk": "fast"}}},
         {"build": {"deadlineSeconds": 600}},
+        {"build": {"podLabels": {"team": "speech"}}},
+        {"build": {"podAnnotations": {"sidecar.istio.io/inject": "false"}}},
         {"image": {"builder": "registry.example.com/own-builder:1"}},
     ],
 )
@@ -344,6 +348,63 @@ def test_a_pod_has_time_to_leave_and_time_to_end(grace: int) -> None:
 def test_a_client_that_looks_for_pods_every_30_s_has_left_before_a_pod_ends(grace: int) -> None:
     drain = Drain.within(grace)
     assert 1.1 * drain.age + 30 < drain.stay
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(resources)
+def test_a_preview_has_every_child_that_the_resource_gets_once_all_is_built(body: Object) -> None:
+    def named(item: Object) -> tuple[str, str]:
+        # The name of a plan's Job goes by the digest of the model, which nobody knows before.
+        name = item["metadata"]["name"]
+        return item["kind"], name.rpartition("-")[0] if name.startswith("asr-plan-") else name
+
+    kinds = {*KINDS, "Job"}
+    found = context(body)
+    assert {named(item) for item in preview(found, kinds)} == {named(item) for item in children(found)}
+
+
+def test_a_preview_has_as_many_pods_as_the_pool_asks_for_and_its_plan() -> None:
+    found = {file_name(item): item for item in preview(context(), {*KINDS, "Job"})}
+    annotations = found["deployment-english-l4"]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["asr-operator.dev/engine"] == "TensorRT"
+    assert found["deployment-english-cpu"]["spec"]["replicas"] >= 1
+
+
+def test_the_pods_of_a_build_have_the_labels_and_annotations_that_the_resource_adds() -> None:
+    more = {"podLabels": {"team": "speech"}, "podAnnotations": {"sidecar.istio.io/inject": "false"}}
+    metadata = jobs.onnx(context(changed(build=more))).job["spec"]["template"]["metadata"]
+    ours = jobs.onnx(context()).job["spec"]["template"]["metadata"]
+    assert metadata == {"labels": ours["labels"] | more["podLabels"], "annotations": more["podAnnotations"]}
+
+
+def of_size(quantity: object) -> Object:
+    return changed(pools=[{"name": "cpu", "modelVolume": {"claimName": "c", "sizeLimit": quantity}}])
+
+
+@pytest.mark.parametrize(
+    ("quantity", "expected"),
+    [
+        ("8388608Ki", 8 << 30),
+        ("8Gi", 8 << 30),
+        ("1e3", 1000),
+        ("1E3", 1000),
+        ("1500m", 1),
+        (4096, 4096),
+        ("1E", 10**18),
+    ],
+)
+def test_a_size_is_any_quantity_that_kubernetes_writes(quantity: object, expected: int) -> None:
+    bodies = {file_name(item): item for item in children(context(of_size(quantity)))}
+    (fetch,) = bodies["deployment-english-cpu"]["spec"]["template"]["spec"]["initContainers"]
+    assert f"--size-limit={expected}" in fetch["args"]
+
+
+@pytest.mark.parametrize("quantity", ["8ki", "1e", "1e999999999", "-1", -1, "", "Gi", "8 Gi", "9" * 40, 0.5])
+def test_a_size_that_is_no_quantity_is_refused_before_it_is_rendered(quantity: object) -> None:
+    with pytest.raises(ValidationError) as error:
+        api.parse(of_size(quantity))
+    location = error.value.errors()[0]["loc"]
+    assert location[:5] == ("spec", "pools", 0, "modelVolume", "sizeLimit")
 
 
 if __name__ == "__main__":

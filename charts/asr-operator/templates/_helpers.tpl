@@ -130,7 +130,8 @@ metricsPort: {{ ternary 9090 0 .Values.metrics.enabled }}
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
   verbs: [get, list, watch, create, patch, delete]
+# Listed for one Job at a time, where that gets no pod: its events alone say why.
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [list, create, patch]
 {{- end }}

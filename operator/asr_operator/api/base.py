@@ -1,9 +1,10 @@
 """What the models of all versions share: naming, bounds, rules in CEL."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GROUP = "asr-operator.dev"
@@ -59,7 +60,8 @@ OPAQUE = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
 """A part of a pod's specification that is handed on as it is; the API server checks it there."""
 
 DnsLabel = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", min_length=1, max_length=63)]
-DnsName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", min_length=1, max_length=253)]
+_DNS_LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+DnsName = Annotated[str, StringConstraints(pattern=rf"^{_DNS_LABEL}(\.{_DNS_LABEL})*$", min_length=1, max_length=253)]
 LabelKey = Annotated[str, StringConstraints(max_length=317)]
 LabelValue = Annotated[
     str, StringConstraints(pattern=r"^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$", min_length=0, max_length=63)
@@ -68,13 +70,29 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 AnnotationValue = Annotated[str, StringConstraints(max_length=4096)]
 Labels = Annotated[dict[str, LabelValue], Field(max_length=32)]
 Annotations = Annotated[dict[str, AnnotationValue], Field(max_length=32)]
+QUANTITY = r"^[0-9]+(\.[0-9]+)?([EPTGMK]i|[EPTGMkmun]|[eE]-?[0-9]{1,2})?$"
+"""As Kubernetes writes them. More than two digits of an exponent would be a number that fills the memory."""
+MOST_QUANTITY_LENGTH = 32
+
+
+def _quantity(value: int | str) -> int | str:
+    """Refuse here, too, what an older CustomResourceDefinition has let in."""
+    if isinstance(value, str) and (len(value) > MOST_QUANTITY_LENGTH or not re.search(QUANTITY, value)):
+        raise ValueError(f"{value[:40]!r} is no quantity; write a number with a suffix, such as 500m or 8Gi")
+    if isinstance(value, int) and value < 0:
+        raise ValueError("a quantity is not negative")
+    return value
+
+
 Quantity = Annotated[
     int | str,
+    AfterValidator(_quantity),
     Field(
         json_schema_extra={
             "x-kubernetes-int-or-string": True,
-            "pattern": r"^[0-9]+(\.[0-9]+)?([EPTGMk]i?|[munEe][0-9]*)?$",
-            "maxLength": 32,
+            "pattern": QUANTITY,
+            "maxLength": MOST_QUANTITY_LENGTH,
+            "minimum": 0,
         }
     ),
 ]

@@ -79,6 +79,7 @@ class Provider(StrEnum):
 
     HPA = "HPA"
     KEDA = "KEDA"
+    EXTERNAL = "External"
 
 
 class PolicyType(StrEnum):
@@ -348,6 +349,20 @@ Tolerations = Annotated[list[Toleration], Field(max_length=16, json_schema_extra
 Env = Annotated[list[EnvVar], Field(max_length=32, json_schema_extra=list_map("name"))]
 
 
+OWN_LABELS = rules(
+    Rule(
+        "!self.exists(k, k.startsWith('asr-operator.dev/') || k.startsWith('app.kubernetes.io/'))",
+        "labels of asr-operator.dev and app.kubernetes.io are set by the operator; use another prefix",
+    )
+)
+OWN_ANNOTATIONS = rules(
+    Rule(
+        "!self.exists(k, k.startsWith('asr-operator.dev/'))",
+        "annotations of asr-operator.dev are set by the operator; use another prefix",
+    )
+)
+
+
 class Build(ApiModel):
     """The pods that build the model."""
 
@@ -360,6 +375,10 @@ class Build(ApiModel):
     """Tolerations of the pods of the ONNX build."""
     env: Env = []
     """Further environment variables of the builds, such as HTTPS_PROXY."""
+    pod_labels: Labels = Field(default={}, json_schema_extra=OWN_LABELS)
+    """Further labels of the pods, such as sidecar.istio.io/inject: "false"."""
+    pod_annotations: Annotations = Field(default={}, json_schema_extra=OWN_ANNOTATIONS)
+    """Further annotations of the pods."""
     scratch: Quantity = "20Gi"
     """Room on the node's disk for intermediate files."""
     deadline_seconds: Annotated[int, Field(ge=60, le=604_800)] = 7200
@@ -560,12 +579,23 @@ class Autoscaling(ApiModel):
     model_config = ConfigDict(
         json_schema_extra=rules(
             Rule(
-                "self.minReplicas <= self.maxReplicas",
+                "!has(self.maxReplicas) || self.minReplicas <= self.maxReplicas",
                 "minReplicas must not be more than maxReplicas",
                 ".minReplicas",
             ),
             Rule(
-                "self.minReplicas > 0 || (has(self.triggers) && size(self.triggers) > 0)",
+                "self.provider == 'External' || has(self.maxReplicas)",
+                "write maxReplicas, the most pods that the autoscaler may ask for",
+                ".maxReplicas",
+            ),
+            Rule(
+                "self.provider != 'External' || !has(self.target)",
+                "with provider External your own autoscaler measures the load; leave target out here",
+                ".target",
+            ),
+            Rule(
+                "self.minReplicas > 0 || self.provider == 'External' || "
+                "(has(self.triggers) && size(self.triggers) > 0)",
                 "the pods themselves report what the target measures, so nothing would start the pool from 0; write "
                 "minReplicas of at least 1, or a trigger in triggers that measures something else",
                 ".minReplicas",
@@ -580,14 +610,16 @@ class Autoscaling(ApiModel):
 
     min_replicas: Annotated[int, Field(ge=0, le=1000)] = 1
     """Fewest pods, and what a pool starts with. 0 needs a trigger that can wake it."""
-    max_replicas: Annotated[int, Field(ge=1, le=1000)]
-    """Most pods."""
+    max_replicas: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Most pods. Needed unless the provider is External."""
     target: Target | None = None
     """The load that each pod should have. The default is for a pool without GPU cpuUtilizationPercent 70, for one with
     a TensorRT plan audioSecondsPerSecond of 40 % of the throughput that was measured when it was built, else
     pendingRequests of one full batch."""
     provider: Provider = Provider.HPA
-    """HPA (needs a metrics adapter unless the target is CPU), or KEDA (needs KEDA and Prometheus)."""
+    """HPA (needs a metrics adapter unless the target is CPU), KEDA (needs KEDA and Prometheus), or External: an
+    autoscaler of your own sets the replicas of the pool's Deployment. The operator makes it with minReplicas, and
+    leaves them alone after that."""
     behavior: Behavior = Behavior()
     """How fast replicas follow the load, as in a HorizontalPodAutoscaler: by default up at once, down slowly."""
     triggers: Annotated[list[Opaque], Field(max_length=8, json_schema_extra=ATOMIC)] = []
@@ -615,25 +647,9 @@ class PodTemplate(ApiModel):
     """Requests and limits of the Triton container; gpu adds its own."""
     env: Env = []
     """Further environment variables of the Triton container."""
-    pod_labels: Labels = Field(
-        default={},
-        json_schema_extra=rules(
-            Rule(
-                "!self.exists(k, k.startsWith('asr-operator.dev/') || k.startsWith('app.kubernetes.io/'))",
-                "labels of asr-operator.dev and app.kubernetes.io are set by the operator; use another prefix",
-            )
-        ),
-    )
+    pod_labels: Labels = Field(default={}, json_schema_extra=OWN_LABELS)
     """Further labels of the pool's pods."""
-    pod_annotations: Annotations = Field(
-        default={},
-        json_schema_extra=rules(
-            Rule(
-                "!self.exists(k, k.startsWith('asr-operator.dev/'))",
-                "annotations of asr-operator.dev are set by the operator; use another prefix",
-            )
-        ),
-    )
+    pod_annotations: Annotations = Field(default={}, json_schema_extra=OWN_ANNOTATIONS)
     """Further annotations of the pool's pods."""
 
 
@@ -666,7 +682,7 @@ class Pool(PodTemplate):
                 ".autoscaling",
             ),
             Rule(
-                "!has(self.autoscaling) || has(self.gpu) || "
+                "!has(self.autoscaling) || has(self.gpu) || self.autoscaling.provider == 'External' || "
                 "(has(self.autoscaling.target) && !has(self.autoscaling.target.cpuUtilizationPercent)) || "
                 "(has(self.resources.requests) && 'cpu' in self.resources.requests) || "
                 "(has(self.resources.limits) && 'cpu' in self.resources.limits)",

@@ -98,7 +98,7 @@ def deployment(context: Context, pool: api.Pool, serving: Serving) -> Object:
     annotations = _annotations(serving.artifact) | {names.ORIGIN_ANNOTATION: origin.to_json()}
     if serving.yielded:
         annotations |= {names.YIELDED_ANNOTATION: str(serving.yielded)}
-    if pool.autoscaling is not None:
+    if pool.autoscaling is not None or serving.replicas is None:
         annotations |= {names.REPLICAS_ANNOTATION: names.AUTOSCALED}
     elif serving.kept is not None:
         annotations |= {names.REPLICAS_ANNOTATION: str(serving.kept)}

@@ -221,8 +221,12 @@ def _build(
             *storage_mounts,
         ],
     )
+    annotations = dict(spec.build.pod_annotations)
     template = {
-        "metadata": {"labels": _labels(name)},
+        "metadata": {
+            "labels": dict(spec.build.pod_labels) | _labels(name),
+            **({"annotations": annotations} if annotations else {}),
+        },
         "spec": {
             "restartPolicy": "Never",
             **pods.identity(context),
@@ -259,7 +263,7 @@ def _build(
         "placement": placement,
         "gpu": gpu,
         "storage": spec.storage.as_json(),
-        "settings": spec.build.as_json(),
+        "settings": _settings(spec.build),
         "checkAudio": spec.acceptance.audio.as_json() if spec.acceptance.audio else None,
         "builder": spec.image.builder,
         "pullSecrets": [item.name for item in spec.image.pull_secrets],
@@ -276,6 +280,12 @@ def _build(
         "spec": job_spec,
     }
     return Build(name, engine, job)
+
+
+def _settings(build: api.Build) -> Object:
+    """What the resource says about the pods. Newer fields are left out where empty: Jobs that run keep their name."""
+    newer = ("podLabels", "podAnnotations")
+    return {key: value for key, value in build.as_json().items() if value or key not in newer}
 
 
 def _labels(build: str) -> dict[str, str]:

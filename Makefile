@@ -23,7 +23,7 @@ ACTIONLINT_MODULE := github.com/rhysd/actionlint/cmd/actionlint@v1.7.7
 # The test cluster: Kubernetes' programs in one binary, helm, and what a node needs of the system.
 KUBERNETES_VERSION := v1.34.2
 HELM_VERSION := v3.19.5
-CLUSTER_SOURCES := $(wildcard tests/cluster/binary/go.* tests/cluster/binary/*.go)
+CLUSTER_SOURCES := $(wildcard tools/testcluster/binary/go.* tools/testcluster/binary/*.go)
 CLUSTER_BINARIES := .cache/bin/kube-node .cache/bin/helm .cache/bin/prometheus .cache/bin/promtool
 DEFINITIONS := .cache/definitions/.downloaded
 CLUSTER_PACKAGES := openssl containerd runc containernetworking-plugins iptables iproute2 util-linux mount buildah debootstrap
@@ -44,10 +44,10 @@ help: ## Show the targets
 setup: $(VENV)/.installed $(S3_SERVER) ## Install everything for demo and tests
 
 demo: cluster-setup ## helm install, kubectl apply, transcripts, on its own Kubernetes (as root)
-	@python -m tests.demo.demo
+	@python -m demo.demo
 
 demo-local: setup ## Without Kubernetes: build, publish, fetch, serve, transcribe
-	@python -m tests.demo.local
+	@python -m demo.local
 
 test: cluster-setup lint ## Everything: style, types, layers, tests (as root: some start a Kubernetes)
 	@python -m pytest --numprocesses 2 --dist loadscope
@@ -68,18 +68,18 @@ docs: setup ## Generate the reference pages and build the site in .cache/site; w
 cluster-setup: setup $(CLUSTER_BINARIES) $(DEFINITIONS) .cache/images/pause/pause .cache/cluster-packages ## Build and install what clusters need
 
 cluster-up: cluster-setup ## Start a real one-node Kubernetes below .cache/cluster (as root)
-	@python -m tests.cluster up
+	@python -m tools.testcluster up
 
 cluster-down: ## Stop and remove it, also after a crash
-	@python -m tests.cluster down
+	@python -m tools.testcluster down
 
 images: cluster-setup ## Build the images for the test cluster: operator, model builder, a CPU Triton, S3, Prometheus
-	@python -m tests.cluster.images operator triton builder s3 prometheus
+	@python -m tools.testcluster.images operator triton builder s3 prometheus
 
 benchmark-tools: cluster-setup .cache/bin/keda-operator .cache/bin/keda-adapter ## Build KEDA for benchmarks
 
 cluster-status: ## Show the state of each of its programs
-	@python -m tests.cluster status
+	@python -m tools.testcluster status
 
 LOCK = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 --generate-hashes \
   --no-annotate --no-header pyproject.toml
@@ -91,7 +91,7 @@ lock: $(UV) ## Resolve all lock files again from pyproject.toml
 	  $(LOCK) --extra $$image --constraint .cache/constraints -o requirements-$$image.lock; done
 
 clean: ## Remove the environment and all caches of this folder
-	@[ ! -d .cache/cluster ] || python -m tests.cluster down
+	@[ ! -d .cache/cluster ] || python -m tools.testcluster down
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 .cache/system-packages: Makefile
@@ -130,21 +130,21 @@ $(ACTIONLINT): $(VENV)/.installed
 	mkdir -p $(@D) && GOTOOLCHAIN=local CGO_ENABLED=0 GOBIN=$(CURDIR)/$(@D) go install $(ACTIONLINT_MODULE)
 
 .cache/bin/kube-node: $(CLUSTER_SOURCES) | $(VENV)/.installed
-	@cd tests/cluster/binary && $(WITH_PROGRESS) "Building Kubernetes for demo and tests (10 minutes on two cores the first time)" \
+	@cd tools/testcluster/binary && $(WITH_PROGRESS) "Building Kubernetes for demo and tests (10 minutes on two cores the first time)" \
 	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w -X k8s.io/component-base/version.gitVersion=$(KUBERNETES_VERSION)" .
 
-.cache/bin/helm: tests/cluster/binary/go.sum | .cache/bin/kube-node
-	@cd tests/cluster/binary && $(WITH_PROGRESS) "Building helm for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ \
+.cache/bin/helm: tools/testcluster/binary/go.sum | .cache/bin/kube-node
+	@cd tools/testcluster/binary && $(WITH_PROGRESS) "Building helm for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ \
 	  -ldflags "-s -w -X helm.sh/helm/v3/internal/version.version=$(HELM_VERSION)" \
 	  helm.sh/helm/v3/cmd/helm
 
 # Of all the places that Prometheus can look for targets, only Kubernetes is built in.
-.cache/bin/prometheus .cache/bin/promtool: tests/cluster/prometheus/go.sum | .cache/bin/kube-node
-	@cd tests/cluster/prometheus && $(WITH_PROGRESS) "Building $(@F) for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
+.cache/bin/prometheus .cache/bin/promtool: tools/testcluster/prometheus/go.sum | .cache/bin/kube-node
+	@cd tools/testcluster/prometheus && $(WITH_PROGRESS) "Building $(@F) for demo and tests" $(GO_BUILD) -o $(CURDIR)/$@ -tags remove_all_sd,enable_kubernetes_sd -ldflags "-s -w" \
 	  github.com/prometheus/prometheus/cmd/$(@F)
 
-.cache/bin/keda-operator .cache/bin/keda-adapter: tests/cluster/keda/go.sum | $(VENV)/.installed
-	@cd tests/cluster/keda && $(WITH_PROGRESS) "Building $(@F) for benchmarks (11 CPU minutes for both the first time)" \
+.cache/bin/keda-operator .cache/bin/keda-adapter: tools/testcluster/keda/go.sum | $(VENV)/.installed
+	@cd tools/testcluster/keda && $(WITH_PROGRESS) "Building $(@F) for benchmarks (11 CPU minutes for both the first time)" \
 	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" \
 	  github.com/kedacore/keda/v2/cmd/$(@F:keda-%=%)
 
@@ -152,8 +152,8 @@ $(ACTIONLINT): $(VENV)/.installed
 $(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
 	@python -m tests.support.definitions && touch $@
 
-.cache/images/pause/pause: tests/cluster/binary/pause/main.go | $(VENV)/.installed
-	@mkdir -p $(@D) && cd tests/cluster/binary && $(WITH_PROGRESS) "Building the clusters' pause program" \
+.cache/images/pause/pause: tools/testcluster/binary/pause/main.go | $(VENV)/.installed
+	@mkdir -p $(@D) && cd tools/testcluster/binary && $(WITH_PROGRESS) "Building the clusters' pause program" \
 	  $(GO_BUILD) -o $(CURDIR)/$@ -ldflags "-s -w" ./pause
 
 # No service of these packages is started: a policy-rc.d of our own says so while they are installed.
@@ -163,7 +163,7 @@ $(DEFINITIONS): tests/support/definitions.py | $(VENV)/.installed
 	  echo "Not a Debian system: make sure that these are there: $(CLUSTER_PACKAGES)"; \
 	elif dpkg-query -W $(CLUSTER_PACKAGES) >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ]; then \
-	  $(WITH_PROGRESS) "Installing system packages: $(CLUSTER_PACKAGES)" tests/cluster/install-packages $(CLUSTER_PACKAGES); \
+	  $(WITH_PROGRESS) "Installing system packages: $(CLUSTER_PACKAGES)" tools/testcluster/install-packages $(CLUSTER_PACKAGES); \
 	else \
 	  echo "Please install as root: apt-get install $(CLUSTER_PACKAGES)"; exit 1; \
 	fi

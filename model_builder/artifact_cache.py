@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from asr_contract.artifact import MANIFEST, Manifest, parse_manifest, refuse_other_things
+from asr_contract.errors import ArtifactError, WorkFolderError
 from model_builder import artifact_store
-from model_builder.artifact import MANIFEST, Manifest, parse_manifest, refuse_other_things
-from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import NullReporter, Reporter
 from model_builder.storage import Storage
 

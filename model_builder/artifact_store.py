@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from model_builder.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
-from model_builder.errors import ArtifactError, IncompatiblePlanError, WorkFolderError
+from asr_contract.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
+from asr_contract.errors import ArtifactError, IncompatiblePlanError, WorkFolderError
+from asr_contract.recipe import ARTIFACT_FORMAT, Recipe, build_key
 from model_builder.progress import Reporter, Task
-from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
 from model_builder.resume import sha256_of
 from model_builder.storage import CHUNK, Storage
 

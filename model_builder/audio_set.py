@@ -11,9 +11,9 @@ import numpy.typing as npt
 from asr_client import references
 from asr_client.audio import EXTENSIONS, AudioFileError, read
 from asr_client.formats import conversion
+from asr_contract.errors import CheckAudioError
 from asr_serving.audio import MIN_SAMPLES, Batch, Samples, floats
 from asr_serving.tensors import SAMPLE_RATE
-from model_builder.errors import CheckAudioError
 
 SHIPPED = Path(__file__).parent / "check_audio"
 TRANSCRIPTS = "transcripts.json"

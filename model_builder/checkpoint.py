@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import yaml
 
+from asr_contract.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 from model_builder import file_kind, weights_header
-from model_builder.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 from model_builder.weights_header import Header
 
 CONFIG = "model_config.yaml"

@@ -18,11 +18,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from asr_contract.errors import BuilderError, MissingExtraError, WorkFolderError
+from asr_contract.recipe import Engine, Frontend, Precision, Wire
 from model_builder import __doc__ as description
 from model_builder import environment, stop
-from model_builder.errors import BuilderError, MissingExtraError, WorkFolderError
 from model_builder.progress import JsonReporter, Reporter, RichReporter
-from model_builder.recipe import Engine, Frontend, Precision, Wire
 
 app = typer.Typer(
     name="model-builder",

@@ -1,6 +1,6 @@
 """NeMo's Conformer encoder arranged for inference engines: adapter of torch.
 
-The weights and the results are NeMo's; what differs is how engines like it: `tests/benchmarks/results/plans.json`.
+The weights and the results are NeMo's; what differs is how engines like it: `benchmarks/results/plans.json`.
 Padding is masked only where a kernel could read it (NeMo masks every layer of the subsampling, which keeps convolutions
 from being fused with what follows), and never by a product, so that whatever lies in the padding has no effect. The
 relative positions of all layers are one product over the slice of the table that this length needs, and the shift of

@@ -9,8 +9,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.errors import GpuError, MissingExtraError
 from model_builder.driver import product_name
-from model_builder.errors import GpuError, MissingExtraError
 
 
 def _runtime() -> Any:  # noqa: ANN401 (the bindings have no types)

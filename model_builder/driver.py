@@ -4,7 +4,7 @@ import ctypes
 import re
 from collections.abc import Callable
 
-from model_builder.errors import GpuError, IncompatiblePlanError
+from asr_contract.errors import GpuError, IncompatiblePlanError
 
 LIBRARY = "libcuda.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError, WorkFolderError
 from asr_serving.text import SPACE, Vocabulary
 from model_builder import environment
 from model_builder.checkpoint import BYTE_FALLBACK, CONFIG, NOT_MADE, SUPPORTED_TEXT, Description
-from model_builder.errors import CheckpointError, MissingExtraError, UnsupportedCheckpointError, WorkFolderError
 
 Floats = npt.NDArray[np.float32]
 

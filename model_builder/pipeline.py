@@ -15,14 +15,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from asr_serving.text import Vocabulary
-from model_builder import artifact_store, audio_set, report_page
-from model_builder.artifact import ModelFacts, content_digest
-from model_builder.artifact_store import Published
-from model_builder.checkpoint import Description
-from model_builder.errors import BuilderError, RejectedError, WorkFolderError
-from model_builder.progress import Reporter
-from model_builder.recipe import (
+from asr_contract.artifact import ModelFacts, content_digest
+from asr_contract.errors import BuilderError, RejectedError, WorkFolderError
+from asr_contract.recipe import (
     ARTIFACT_FORMAT,
     MAX_NAME,
     NAME_HINT,
@@ -34,6 +29,11 @@ from model_builder.recipe import (
     Wire,
     build_key,
 )
+from asr_serving.text import Vocabulary
+from model_builder import artifact_store, audio_set, report_page
+from model_builder.artifact_store import Published
+from model_builder.checkpoint import Description
+from model_builder.progress import Reporter
 from model_builder.repository.layout import served_by_onnx
 from model_builder.resume import Markers, locked, sha256_of
 from model_builder.stages import check, export, fetch, frontend, gate, inspect, publish, repository

@@ -8,15 +8,15 @@ import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from asr_contract.artifact import Manifest, content_digest
+from asr_contract.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
+from asr_contract.recipe import ARTIFACT_FORMAT, Engine, PlanTarget, Precision, Recipe, build_key
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
 from model_builder import artifact_store, audio_set, cuda, driver, onnx_graph, plan_shapes, tensorrt, triton
-from model_builder.artifact import Manifest, content_digest
 from model_builder.artifact_store import Published
-from model_builder.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
 from model_builder.pipeline import Report, Resumable, done, reported
 from model_builder.progress import Reporter
-from model_builder.recipe import ARTIFACT_FORMAT, Engine, PlanTarget, Precision, Recipe, build_key
 from model_builder.repository.layout import REFERENCES, VERSION
 from model_builder.resume import Markers, sha256_of
 from model_builder.stages import check, gate, measure, plan, publish, repository

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
 
+from asr_contract.errors import PlanError
 from asr_serving.tensors import SAMPLE_RATE
-from model_builder.errors import PlanError
 
 WORK_SECONDS = 960
 """Audio in a full batch, whatever its length: 64 x 15 s fill the largest GPUs."""

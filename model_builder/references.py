@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.recipe import Precision
 from asr_serving.text import NO_TOKEN, Vocabulary, transcribe
-from model_builder.recipe import Precision
 
 ROUNDING_MULTIPLE = 2
 """What rounding does to the checkpoint's own results, this many times over, is always accepted."""

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import asr_contract
 import asr_serving
-from model_builder.errors import WorkFolderError
+from asr_contract.errors import WorkFolderError
 
 CHUNK = 8 * 1024 * 1024
 
@@ -32,7 +33,7 @@ def sha256_of(path: Path) -> str:
 def code_digest() -> str:
     """SHA-256 (hex) over the source of the builder and of what runs inside Triton: other code, other results."""
     digest = hashlib.sha256()
-    for package in (Path(__file__).parent, Path(asr_serving.__file__).parent):
+    for package in (Path(__file__).parent, Path(asr_contract.__file__).parent, Path(asr_serving.__file__).parent):
         for path in sorted(package.rglob("*.py")):
             digest.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_builder.errors import ServerError
+from asr_contract.errors import ServerError
 
 FOLDER = Path("/dev/shm")  # noqa: S108
 MIB = 1024 * 1024

@@ -22,7 +22,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, NotFoundError, PermissionDeniedError
 from obstore.store import from_url
 
-from model_builder.errors import StorageError, StorageLocationError, StorageRefusedError
+from asr_contract.errors import StorageError, StorageLocationError, StorageRefusedError
 
 CHUNK = 8 * 1024 * 1024
 """Bytes of one request, so that each request ends within `REQUEST_TIME` on any line worth using."""

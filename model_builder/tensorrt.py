@@ -15,8 +15,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.errors import IncompatiblePlanError, MissingExtraError, PlanError
 from model_builder.cuda import Buffer, Graph, Stream
-from model_builder.errors import IncompatiblePlanError, MissingExtraError, PlanError
 from model_builder.progress import Task
 
 Arrays = dict[str, npt.NDArray[Any]]

@@ -24,8 +24,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_contract.errors import MissingExtraError, ServerError
 from model_builder import shared_memory, triton_paths
-from model_builder.errors import MissingExtraError, ServerError
 from model_builder.ports import reserve
 from model_builder.stop import StopRequest
 

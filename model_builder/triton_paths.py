@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from model_builder.errors import WorkFolderError
+from asr_contract.errors import WorkFolderError
 
 SAFE_PATH = re.compile(r"/[A-Za-z0-9._/+=@,-]*")
 SAFE_NAME = re.compile(r"[A-Za-z0-9._+=@,-]+")

@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-pytest_plugins = ["tests.cluster.fixtures"]
+pytest_plugins = ["tools.testcluster.fixtures"]
 
 
 class Folders(LoadScopeScheduling):

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 import numpy as np
 
 from asr_client import shared_memory
-from asr_client.findings import Finding, Outcome
 from asr_client.server_statistics import ModelStatistics, acoustic_candidates, base_name, parse
 from asr_client.transcription import Client, Pcm, Tls, TranscriptionError, channel, infer, is_restricted
+from asr_contract.findings import Finding, Outcome
 from asr_serving import tensors
 from asr_serving.tensors import SAMPLE_RATE, Tensor, model_names
 

@@ -4,7 +4,7 @@ import os
 from ipaddress import ip_address
 from pathlib import Path
 
-from asr_client.findings import Finding, Outcome
+from asr_contract.findings import Finding, Outcome
 
 FOLDER = Path("/dev/shm")  # noqa: S108
 REGIONS = "triton*"

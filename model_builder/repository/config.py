@@ -7,11 +7,11 @@ from typing import Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 
+from asr_contract.recipe import Engine, Frontend, Recipe
 from asr_serving import tensors
 from asr_serving.batching import Grid
 from asr_serving.tensors import Tensor, model_names
 from model_builder.plan_shapes import Profile
-from model_builder.recipe import Engine, Frontend, Recipe
 
 PLAN_FILE = "model.plan"
 QUEUE_DELAY_MICROSECONDS = 2_000

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import asr_serving
+from asr_contract.artifact import ModelFacts
+from asr_contract.recipe import Frontend, Recipe
 from asr_serving.audio import Limits
 from asr_serving.batching import Grid, Shape
 from asr_serving.settings import Settings
 from asr_serving.tensors import SAMPLE_RATE, model_names
 from asr_serving.text import Vocabulary
-from model_builder.artifact import ModelFacts
-from model_builder.recipe import Frontend, Recipe
 from model_builder.repository.config import PLAN_FILE, Served, acoustic_roles, model_configs, to_text
 
 VERSION = "1"

@@ -18,10 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.alias_generators import to_camel
 from tritonclient.grpc import model_config_pb2
 
+from asr_contract.artifact import refuse_other_things
+from asr_contract.errors import OverridesError, WorkFolderError
+from asr_contract.recipe import Recipe
 from asr_serving.tensors import model_names
-from model_builder.artifact import refuse_other_things
-from model_builder.errors import OverridesError, WorkFolderError
-from model_builder.recipe import Recipe
 from model_builder.repository.layout import IN_FLIGHT, VERSION
 
 CONFIG = "config.pbtxt"

@@ -12,17 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.errors import RejectedError
+from asr_contract.recipe import Frontend, Precision, Recipe
 from asr_serving import tensors
 from asr_serving.audio import Batch, Samples, floats
 from asr_serving.frontend import plain
 from asr_serving.text import Vocabulary
 from model_builder import accuracy, audio_set, references, rounding
 from model_builder.audio_set import AudioSet
-from model_builder.errors import RejectedError
 from model_builder.nemo import Checkpoint
 from model_builder.onnx_graph import Arrays, Session, finite
 from model_builder.progress import Reporter
-from model_builder.recipe import Frontend, Precision, Recipe
 from model_builder.references import Heard, load
 from model_builder.rounding import Expected
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
+from asr_contract.errors import CheckAudioError, CheckAudioUnreachableError, StorageError, WorkFolderError
 from model_builder import audio_set
-from model_builder.errors import CheckAudioError, CheckAudioUnreachableError, StorageError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.resume import locked
 from model_builder.storage import Storage

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from model_builder.errors import SourceError, SourceUnreachableError, WorkFolderError
+from asr_contract.errors import SourceError, SourceUnreachableError, WorkFolderError
 from model_builder.progress import Reporter, Task
 from model_builder.storage import CHUNK, Stat, Storage
 

@@ -7,9 +7,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_builder import file_kind
-from model_builder.checkpoint import refuse_large_source, refuse_other_files
-from model_builder.errors import (
+from asr_contract.errors import (
     CheckpointError,
     MissingExtraError,
     SourceError,
@@ -17,6 +15,8 @@ from model_builder.errors import (
     StorageError,
     WorkFolderError,
 )
+from model_builder import file_kind
+from model_builder.checkpoint import refuse_large_source, refuse_other_files
 from model_builder.progress import Reporter
 from model_builder.stages import download
 from model_builder.storage import Storage

@@ -4,12 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from asr_contract.recipe import Frontend, Precision, Recipe
 from asr_serving import tensors
 from asr_serving.frontend import plain
 from model_builder import audio_set, onnx_graph
 from model_builder.nemo import Checkpoint
 from model_builder.progress import Reporter
-from model_builder.recipe import Frontend, Precision, Recipe
 
 
 def run(

@@ -24,15 +24,15 @@ from asr_client.transcription import (
     is_lost,
     transcribe_all,
 )
+from asr_contract.errors import RejectedError, ServerError
+from asr_contract.recipe import Precision, Recipe
 from asr_serving import tensors
 from asr_serving.tensors import model_names
 from asr_serving.text import Vocabulary
 from model_builder import accuracy, triton
 from model_builder import references as own
 from model_builder.audio_set import AudioSet
-from model_builder.errors import RejectedError, ServerError
 from model_builder.progress import Reporter, Task
-from model_builder.recipe import Precision, Recipe
 from model_builder.references import MEAN_TOKEN_LOGPROB_DIFFERENCE, ROUNDING_MULTIPLE, Heard
 from model_builder.repository.config import acoustic_inputs, acoustic_roles
 from model_builder.repository.layout import VERSION

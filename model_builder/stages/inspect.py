@@ -4,9 +4,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from asr_contract.errors import BuilderError, CheckpointError, UnsupportedCheckpointError, WorkFolderError
 from model_builder import checkpoint
 from model_builder.checkpoint import Description, describe, unpack_all_but_weights, unpack_weights
-from model_builder.errors import BuilderError, CheckpointError, UnsupportedCheckpointError, WorkFolderError
 from model_builder.progress import Reporter
 from model_builder.resume import sha256_of
 

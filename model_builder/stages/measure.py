@@ -15,19 +15,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asr_contract.artifact import ModelFacts
+from asr_contract.errors import RejectedError
+from asr_contract.recipe import Frontend, Recipe
 from asr_serving import tensors
 from asr_serving.audio import Samples
 from asr_serving.batching import Grid, Shape
 from asr_serving.frontend import plain
 from asr_serving.tensors import SAMPLE_RATE
 from model_builder import accuracy, audio_set, cuda, tensorrt
-from model_builder.artifact import ModelFacts
 from model_builder.audio_set import AudioSet
-from model_builder.errors import RejectedError
 from model_builder.onnx_graph import Arrays, finite
 from model_builder.plan_shapes import STEP_RATIO, Profile
 from model_builder.progress import Reporter, Task
-from model_builder.recipe import Frontend, Recipe
 from model_builder.references import Heard, near_tie_margin, settled
 from model_builder.repository.config import Served, input_dims
 
@@ -39,7 +39,7 @@ TIER_GAIN = 1.05
 """A larger batch is used where its throughput is more than this over the next smaller one's."""
 CONCURRENT_SECONDS = 2.0
 SCHEDULERS = 2
-"""On an H200 two keep up a quarter more than one, and a third makes batches smaller (`tests/benchmarks/plans.py`)."""
+"""On an H200 two keep up a quarter more than one, and a third makes batches smaller (`benchmarks/plans.py`)."""
 MEMORY_SHARE = 0.8
 """Of the GPU's free memory, for the contexts of all instances."""
 

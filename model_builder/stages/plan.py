@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from asr_contract.artifact import ModelFacts
+from asr_contract.errors import PlanError, StorageError
+from asr_contract.recipe import Frontend, PlanTarget, Precision, Recipe
 from model_builder import onnx_graph, tensorrt
-from model_builder.artifact import ModelFacts
-from model_builder.errors import PlanError, StorageError
 from model_builder.plan_shapes import Profile
 from model_builder.progress import Reporter
-from model_builder.recipe import Frontend, PlanTarget, Precision, Recipe
 from model_builder.repository.config import input_dims
 from model_builder.storage import Storage
 

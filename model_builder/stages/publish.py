@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+from asr_contract.artifact import ModelFacts
+from asr_contract.recipe import Recipe
 from model_builder import artifact_store
-from model_builder.artifact import ModelFacts
 from model_builder.progress import Reporter
-from model_builder.recipe import Recipe
 from model_builder.storage import Storage
 
 

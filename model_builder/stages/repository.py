@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from asr_contract.artifact import ModelFacts
+from asr_contract.recipe import Recipe
 from asr_serving.text import Vocabulary
-from model_builder.artifact import ModelFacts
 from model_builder.progress import Reporter
-from model_builder.recipe import Recipe
 from model_builder.repository import layout
 from model_builder.repository.config import Served
 

@@ -8,9 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from asr_contract.errors import MissingExtraError
 from asr_operator import __doc__ as description
 from asr_operator.errors import SettingsError
-from model_builder.errors import MissingExtraError
 
 app = typer.Typer(
     name="asr-operator", help=description, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False

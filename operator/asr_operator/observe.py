@@ -10,10 +10,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from asr_contract import errors
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.events import Reason
-from model_builder import errors
 
 Object = Mapping[str, Any]
 

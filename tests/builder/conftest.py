@@ -68,7 +68,7 @@ class Builder:
 
 @pytest.fixture(scope="session")
 def demo_checkpoint() -> Path:
-    return Path(__file__).parents[1] / "demo" / "english_stt.nemo"
+    return Path(__file__).parents[2] / "demo" / "english_stt.nemo"
 
 
 @pytest.fixture(scope="session")

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from asr_contract.errors import ServerError
 from model_builder import triton
-from model_builder.errors import ServerError
 from model_builder.repository.overrides import CONFIG
 from tests.builder.conftest import Builder, Built
 

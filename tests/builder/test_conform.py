@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from asr_client.conform import command, run
-from asr_client.conform.artifact import REFERENCES
-from asr_client.conform.outcome import Outcome, Result
-from asr_client.conform.target import Target, local_shell, no_shell, page_reader
+from asr_cli.conform import command, run
+from asr_cli.conform.artifact import REFERENCES
+from asr_cli.conform.outcome import Outcome, Result
+from asr_cli.conform.target import Target, local_shell, no_shell, page_reader
+from asr_contract.artifact import MANIFEST
 from model_builder import triton
-from model_builder.artifact import MANIFEST
 from tests.builder.conftest import NAME
 from tests.support.programs import program
 

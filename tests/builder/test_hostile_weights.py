@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
+from asr_contract.errors import CheckpointError, UnsupportedCheckpointError
 from model_builder.checkpoint import CONFIG, WEIGHTS, describe, unpack
-from model_builder.errors import CheckpointError, UnsupportedCheckpointError
 
 Change = Callable[[dict[str, Any]], object]
 MATRIX = "encoder.layers.0.feed_forward1.linear1.weight"

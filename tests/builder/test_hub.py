@@ -19,7 +19,7 @@ REPOSITORY = "somebody/english"
 PROGRAM = """
 import sys
 from pathlib import Path
-from model_builder.errors import BuilderError
+from asr_contract.errors import BuilderError
 from model_builder.progress import NullReporter
 from model_builder.stages import fetch
 try:

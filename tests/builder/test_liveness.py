@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from model_builder import triton
-from tests.cluster.machine import until
 from tests.support.load import steady, utterances
+from tools.testcluster.machine import until
 
 NAME = "english_stt"
 ASKING = '''"""The scheduler, which asks itself as Triton would, and whose work can be made to hang or to die."""

@@ -12,9 +12,9 @@ from typing import Any
 
 from model_builder import audio_set, triton
 from model_builder.tether import SHARED_MEMORY
-from tests.cluster.machine import until
 from tests.support.load import Load, steady, utterances
 from tests.support.programs import program
+from tools.testcluster.machine import until
 
 MODEL = "english_stt"
 FILES = [str(path) for path in sorted(audio_set.SHIPPED.glob("*.wav"))]

@@ -13,10 +13,10 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from asr_contract.errors import CheckpointError, SourceError, UnsupportedCheckpointError
 from model_builder import weights_header
 from model_builder.checkpoint import CONFIG, MAX_WEIGHT_BYTES, WEIGHTS, describe, unpack
 from model_builder.cli import app
-from model_builder.errors import CheckpointError, SourceError, UnsupportedCheckpointError
 from model_builder.progress import NullReporter
 from model_builder.stages import fetch, inspect
 from model_builder.weights_header import Weight

@@ -1,6 +1,6 @@
 """The plan stage without a GPU, through TensorRT for RTX: parser, profiles, precision, serialisation, errors.
 
-Plans of the real TensorRT, their speed and their transcripts are measured on GPUs: `tests/benchmarks`.
+Plans of the real TensorRT, their speed and their transcripts are measured on GPUs: `benchmarks`.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asr_contract.artifact import ModelFacts, parse_manifest
+from asr_contract.errors import IncompatiblePlanError, PlanError
+from asr_contract.recipe import Recipe
 from asr_serving.frontend import plain
 from model_builder import audio_set, onnx_graph, plan_shapes, tensorrt
-from model_builder.artifact import ModelFacts, parse_manifest
-from model_builder.errors import IncompatiblePlanError, PlanError
 from model_builder.progress import NullReporter
-from model_builder.recipe import Recipe
 from model_builder.stages import plan
 from model_builder.storage import Storage
 from tests.builder.conftest import Builder, Built

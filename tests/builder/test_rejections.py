@@ -11,13 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from asr_contract.errors import RejectedError, ServerError
+from asr_contract.recipe import Recipe
 from model_builder.audio_set import AudioSet
-from model_builder.errors import RejectedError, ServerError
 from model_builder.progress import NullReporter, NullTask, Reporter, Task
-from model_builder.recipe import Recipe
 from model_builder.stages import check, gate
 from tests.builder.conftest import Built
-from tests.cluster.machine import until
 from tests.support.damages import (
     change_frontend,
     change_the_mel_bank,
@@ -28,6 +27,7 @@ from tests.support.damages import (
     truncate_the_model,
 )
 from tests.support.processes import servers_over
+from tools.testcluster.machine import until
 
 
 def judged(

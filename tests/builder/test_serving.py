@@ -22,9 +22,9 @@ from asr_serving.frontend import plain
 from model_builder import triton
 from model_builder.audio_set import AudioSet
 from tests.builder.conftest import Built
-from tests.cluster.machine import until
 from tests.support.load import Pcm, prometheus, settled, utterances
 from tests.support.programs import program
+from tools.testcluster.machine import until
 
 MODELS = ("english_stt", "ensemble_english_stt")
 

@@ -11,8 +11,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
+from asr_contract.errors import StorageError
 from model_builder import storage
-from model_builder.errors import StorageError
 from model_builder.storage import Storage
 from tests.support.certificates import Certificate, certificate
 from tests.support.s3 import S3Server, s3_server

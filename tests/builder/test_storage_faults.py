@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from asr_contract.errors import SourceUnreachableError, StorageError
 from model_builder import artifact_store, storage
-from model_builder.errors import SourceUnreachableError, StorageError
 from model_builder.progress import NullReporter
 from model_builder.stages import download, fetch
 from model_builder.storage import Storage

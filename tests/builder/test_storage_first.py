@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_builder import artifact_store, cuda, plan_pipeline
-from model_builder.errors import (
+from asr_contract.errors import (
     CheckAudioError,
     SourceError,
     SourceUnreachableError,
@@ -19,6 +18,7 @@ from model_builder.errors import (
     StorageLocationError,
     StorageRefusedError,
 )
+from model_builder import artifact_store, cuda, plan_pipeline
 from model_builder.progress import NullReporter
 from model_builder.stages import check_audio, fetch
 from model_builder.storage import PROBE, Storage

@@ -22,9 +22,9 @@ import soxr
 
 from asr_operator.render import start
 from model_builder import audio_set, triton
-from tests.cluster.machine import until
 from tests.support.certificates import Certificate, certificate
 from tests.support.programs import program
+from tools.testcluster.machine import until
 
 FILES = sorted(audio_set.SHIPPED.glob("*.wav"))
 TRUTH = {

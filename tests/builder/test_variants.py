@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asr_contract.artifact import MANIFEST, parse_manifest
 from asr_serving.audio import floats
 from model_builder import audio_set
-from model_builder.artifact import MANIFEST, parse_manifest
 from tests.builder.conftest import Builder, Built
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import pytest
 
 from asr_operator import crd
-from tests.cluster.cluster import ApiServer
-from tests.cluster.nodes import add_nodes, gpu_labels, node
 from tests.support import definitions
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.nodes import add_nodes, gpu_labels, node
 
 KINDS = ("monitoring.coreos.com_podmonitors", "monitoring.coreos.com_prometheusrules", "keda.sh_scaledobjects")
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.support.chart import service_account
 from tests.support.operator import Acting, Operator, manifest
 from tests.support.operator_examples import GOLDEN
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 
 @pytest.mark.parametrize("file", ["horizontalpodautoscaler-english-cpu", "scaledobject-english-l4"])

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.machine import ClusterError
 from tests.support.chart import Object, one, render
+from tools.testcluster.machine import ClusterError
 
 NAME = "asr-asr-operator-conform"
 

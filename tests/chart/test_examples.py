@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from asr_operator import names
-from tests.cluster import machine
-from tests.cluster.cluster import BINARY, PROJECT, ApiServer
 from tests.support import definitions, monitoring
 from tests.support.chart import render
+from tools.testcluster import machine
+from tools.testcluster.cluster import BINARY, PROJECT, ApiServer
 
 EXAMPLES = PROJECT / "examples"
 KINDS = (

@@ -8,10 +8,10 @@ import pytest
 import yaml
 
 from asr_operator import crd
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import ClusterError
 from tests.support.chart import CHART, IMAGES, OPTIONAL, merged, render
 from tests.support.operator import manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import ClusterError
 
 EVERYTHING: dict[str, Any] = {
     "imagePullSecrets": [{"name": "registry"}],

@@ -12,9 +12,9 @@ import yaml
 import asr_operator.metrics  # noqa: F401 (registers its metrics)
 from asr_operator.fleet import Fleet
 from asr_operator.store import Store
-from tests.cluster import machine
-from tests.cluster.cluster import BINARY, PROJECT
 from tests.support.monitoring import ALERTS, DASHBOARD, METRIC, adapter_queries, queries, rules
+from tools.testcluster import machine
+from tools.testcluster.cluster import BINARY, PROJECT
 
 PROMTOOL = BINARY.with_name("promtool")
 TRITONS = {"nv_inference_pending_request_count", "nv_gpu_utilization"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from tests.cluster.cluster import HELM, PROJECT, ApiServer
+from tools.testcluster.cluster import HELM, PROJECT, ApiServer
 
 DIGEST = "sha256:" + "a" * 64
 OPERATOR, BUILDER = f"registry.test/asr-operator@{DIGEST}", f"registry.test/asr-builder@{DIGEST}"

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from asr_operator import crd
 from asr_operator import settings as operator_settings
-from tests.cluster import machine
-from tests.cluster.cluster import HELM, PROJECT
-from tests.cluster.machine import ClusterError
 from tests.support.chart import CHART, OPTIONAL, Object, one, render
+from tools.testcluster import machine
+from tools.testcluster.cluster import HELM, PROJECT
+from tools.testcluster.machine import ClusterError
 
 GOLDEN = PROJECT / "tests" / "golden" / "chart"
 NAME = "asr-asr-operator"

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from tests.chart.conftest import RESTRICTED
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import ClusterError, until
 from tests.support.chart import one, render, service_account
 from tests.support.operator import Acting, Operator, gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import ClusterError, until
 
 WRITES = {"create", "patch", "update", "delete"}
 SCALED = {

@@ -2,11 +2,11 @@
 
 import pytest
 
-from tests.cluster import services
-from tests.cluster.cluster import Cluster
-from tests.cluster.services import Prometheus
 from tests.support import platform
 from tests.support.platform import Speech
+from tools.testcluster import services
+from tools.testcluster.cluster import Cluster
+from tools.testcluster.services import Prometheus
 
 ONE_ATTEMPT = ("--set", "settings.jobs.backoffLimit=0")
 

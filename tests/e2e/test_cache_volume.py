@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from tests.cluster.machine import ClusterError, until
 from tests.support.platform import Speech
+from tools.testcluster.machine import ClusterError, until
 
 NAME = "cached"
 CLAIM = "models"

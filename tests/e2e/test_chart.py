@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asr_operator import crd
-from tests.cluster.cluster import Cluster
-from tests.cluster.machine import until
 from tests.support.chart import CHART
+from tools.testcluster.cluster import Cluster
+from tools.testcluster.machine import until
 
 FULL = "asr-asr-operator"
 

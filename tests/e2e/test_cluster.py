@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster import images, machine, nodes
-from tests.cluster.cluster import BINARY, PROJECT, ApiServer, Cluster
-from tests.cluster.machine import ClusterError, until
-from tests.cluster.pods import await_ready, pod, pod_spec, run_to_end, service
+from tools.testcluster import images, machine, nodes
+from tools.testcluster.cluster import BINARY, PROJECT, ApiServer, Cluster
+from tools.testcluster.machine import ClusterError, until
+from tools.testcluster.pods import await_ready, pod, pod_spec, run_to_end, service
 
 SERVER = "import http.server; http.server.test(http.server.SimpleHTTPRequestHandler, port=8080)"
 
@@ -271,7 +271,7 @@ def test_down_removes_a_cluster_whose_supervisor_was_killed(tmp_path: Path) -> N
 
 def killed_start(folder: Path, file: str) -> None:
     """Run `up`, and kill it when it, or the cluster, has written a file."""
-    up = [sys.executable, "-m", "tests.cluster", "--folder", str(folder), "up"]
+    up = [sys.executable, "-m", "tools.testcluster", "--folder", str(folder), "up"]
     with subprocess.Popen(up, cwd=PROJECT, stdout=subprocess.DEVNULL) as starter:
         while not (folder / file).exists():
             assert starter.poll() is None, "too late to kill it"
@@ -280,7 +280,7 @@ def killed_start(folder: Path, file: str) -> None:
 
 def command(folder: Path, name: str) -> int:
     """Run a command of `make cluster-…` in a process of its own; returns the exit code."""
-    words = [sys.executable, "-m", "tests.cluster", "--folder", str(folder), name]
+    words = [sys.executable, "-m", "tools.testcluster", "--folder", str(folder), name]
     return subprocess.run(words, cwd=PROJECT, stdout=subprocess.DEVNULL, check=False).returncode
 
 

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.cluster.machine import until
 from tests.support.fleet import Fleet
 from tests.support.load import steady, utterances
 from tests.support.platform import Speech
+from tools.testcluster.machine import until
 
 NAME, MODEL = "alive", "english_stt"
 SIGNALS = utterances(8, seed=13, shortest=2, longest=6)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.cluster.machine import until
 from tests.support.fleet import Fleet
 from tests.support.load import Load, steady, utterances
 from tests.support.platform import Speech
+from tools.testcluster.machine import until
 
 NAME, MODEL = "lossless", "english_stt"
 SIGNALS = utterances(16, seed=11, shortest=2, longest=8)

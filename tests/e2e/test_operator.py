@@ -13,12 +13,12 @@ import obstore
 import pytest
 
 from asr_client.transcription import TranscriptionError, transcribe_all
-from tests.cluster.machine import ClusterError, until
-from tests.cluster.services import Prometheus
 from tests.support import monitoring, platform
 from tests.support.load import steady, utterances
 from tests.support.platform import Speech
 from tests.support.programs import program
+from tools.testcluster.machine import ClusterError, until
+from tools.testcluster.services import Prometheus
 
 NAME = "english"
 MOST_ERRORS = 0.02

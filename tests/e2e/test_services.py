@@ -2,10 +2,10 @@
 
 import sys
 
-from tests.cluster import machine, services
-from tests.cluster.cluster import Cluster
-from tests.cluster.machine import until
-from tests.cluster.pods import pod, pod_spec, run_to_end
+from tools.testcluster import machine, services
+from tools.testcluster.cluster import Cluster
+from tools.testcluster.machine import until
+from tools.testcluster.pods import pod, pod_spec, run_to_end
 
 PUT_AND_GET = """
 import os

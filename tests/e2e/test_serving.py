@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from model_builder.audio_set import SHIPPED, TRANSCRIPTS
-from tests.cluster import machine, services
-from tests.cluster.cluster import PROJECT, Cluster
-from tests.cluster.pods import await_ready, pod, pod_spec
-from tests.cluster.services import S3
 from tests.support.programs import program
+from tools.testcluster import machine, services
+from tools.testcluster.cluster import PROJECT, Cluster
+from tools.testcluster.pods import await_ready, pod, pod_spec
+from tools.testcluster.services import S3
 
 NAME = "english_stt"
 SECONDS = 300
@@ -26,7 +26,7 @@ def storage(cluster: Cluster, namespace: str) -> S3:
 @pytest.fixture
 def artifact(storage: S3, tmp_path: Path) -> str:
     """The demo checkpoint, built on the host and published into the cluster; its URI."""
-    source = ("--source", str(PROJECT / "tests/demo/english_stt.nemo"), "--name", NAME)
+    source = ("--source", str(PROJECT / "demo/english_stt.nemo"), "--name", NAME)
     command = [program("model-builder"), "build", *source, "--storage", storage.uri, "--work", str(tmp_path / "work")]
     return machine.run(command, environment=storage.environment, seconds=SECONDS).splitlines()[-1]
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from asr_operator import crd
-from tests.cluster.cluster import ApiServer
-from tests.cluster.nodes import add_nodes, gpu_labels, node
 from tests.support.chart import service_account
 from tests.support.operator import Acting, Operator
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.nodes import add_nodes, gpu_labels, node
 
 
 def prepared(server: ApiServer) -> ApiServer:

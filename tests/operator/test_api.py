@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from asr_operator import check, crd
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import ClusterError
 from tests.support.operator import gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import ClusterError
 
 Change = dict[str, Any]
 NOTHING: Change = {}

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.operator.test_faults import no_room_for_pods
 from tests.support.operator import Acting, container, gpu_pool, manifest, now
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 
 def end_beside_a_sidecar(acting: Acting, job: dict[str, Any], code: int, message: dict[str, Any]) -> None:

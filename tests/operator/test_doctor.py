@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from asr_client.explain import HINTS, WELL
+from asr_operator.diagnose.explain import HINTS, WELL
 from asr_operator.events import Reason
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.support.operator import Acting, gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 pytestmark = pytest.mark.usefixtures("running")
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("running")
 def asr(api: ApiServer, *arguments: str, kubeconfig: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | api.environment | {"COLUMNS": "300", "NO_COLOR": "1"}
     environment |= {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
-    command = [sys.executable, "-m", "asr_client.cli", *arguments]
+    command = [sys.executable, "-m", "asr_cli.main", *arguments]
     return subprocess.run(command, check=False, capture_output=True, text=True, env=environment, timeout=60)
 
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from asr_operator import crd
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import ClusterError, until
-from tests.cluster.nodes import add_nodes, node
 from tests.support import definitions
 from tests.support.chart import service_account
 from tests.support.operator import Acting, Operator, manifest
 from tests.support.refusing_api import refusing
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import ClusterError, until
+from tools.testcluster.nodes import add_nodes, node
 
 RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
 

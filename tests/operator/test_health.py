@@ -9,8 +9,8 @@ import pytest
 import yaml
 from lupa import lua51
 
-from tests.cluster.cluster import PROJECT, ApiServer
 from tests.support.operator import Acting, gpu_pool, manifest
+from tools.testcluster.cluster import PROJECT, ApiServer
 
 EXAMPLES = PROJECT / "examples"
 Object = dict[str, Any]

@@ -4,9 +4,9 @@ import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.support.operator import Acting, Operator, gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 
 def told(operator: Operator, namespace: str) -> dict[tuple[str, ...], float]:

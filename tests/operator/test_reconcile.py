@@ -14,10 +14,10 @@ import pytest
 from asr_operator.api.v1alpha1 import MAX_NAME
 from asr_operator.names import OPERATOR
 from asr_operator.render.autoscaler import pods_of
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
-from tests.cluster.nodes import add_nodes, gpu_labels, node
 from tests.support.operator import Acting, Operator, gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
+from tools.testcluster.nodes import add_nodes, gpu_labels, node
 
 DIGESTS = {name: name[0] * 64 for name in ("a", "b", "c")}
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.operator.test_reconcile import writes
 from tests.support.operator import Acting, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 MORE_THAN_ALLOWED = {"requests": {"memory": "4Gi"}, "limits": {"memory": "2Gi"}}
 TOKEN_TWICE = {

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.support.operator import Acting, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 HANDOVER = "asr-operator-handover"
 OPERATOR = "asr-operator"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import until
 from tests.support.operator import Acting, gpu_pool, manifest
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import until
 
 NEWER = {"name": "english_stt", "source": {"objectStore": {"uri": "s3://models/newer.nemo"}}}
 OTHER_STORAGE = {"uri": "s3://asr-models/prod", "endpoint": "http://elsewhere:9000", "secretRef": {"name": "b"}}

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster import machine
-from tests.cluster.cluster import HELM, PROJECT, ApiServer
+from tools.testcluster import machine
+from tools.testcluster.cluster import HELM, PROJECT, ApiServer
 
 CHART = PROJECT / "charts" / "asr-operator"
 KUBERNETES = "1.34.2"

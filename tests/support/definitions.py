@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.cluster.cluster import ApiServer
+from tools.testcluster.cluster import ApiServer
 
 FOLDER = Path(__file__).parents[2] / ".cache" / "definitions"
 KEDA = (

@@ -10,11 +10,11 @@ from typing import Any
 
 import kubernetes
 
-from tests.cluster.components import DOMAIN
-from tests.cluster.machine import until
 from tests.support import platform
 from tests.support.load import Load
 from tests.support.platform import Speech
+from tools.testcluster.components import DOMAIN
+from tools.testcluster.machine import until
 
 PATIENCE_SECONDS = 400.0
 LOOK_SECONDS = 0.5

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.cluster import PROJECT
 from tests.support.chart import CHART
+from tools.testcluster.cluster import PROJECT
 
 ADAPTER = PROJECT / "examples" / "prometheus-adapter" / "values.yaml"
 ALERTS = CHART / "files" / "alerts.yaml"

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.machine import free_ports, until
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.machine import free_ports, until
 
 SETTINGS = {
     "triton": {"images": [{"image": "registry.test/triton:1", "tensorrt": "10.6.0"}]},

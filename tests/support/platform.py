@@ -13,16 +13,16 @@ from obstore.store import S3Store
 
 from asr_client import word_errors
 from asr_client.word_errors import WordErrors
-from tests.cluster.cluster import PROJECT, Cluster
-from tests.cluster.services import BUCKET, S3, start_s3
 from tests.support.programs import program
+from tools.testcluster.cluster import PROJECT, Cluster
+from tools.testcluster.services import BUCKET, S3, start_s3
 
 RELEASE = "asr-operator"
 OPERATOR_NAMESPACE = "asr-operator"
 CHART = PROJECT / "charts" / "asr-operator"
-VALUES = PROJECT / "tests" / "demo" / "values.yaml"
-MANIFEST = PROJECT / "tests" / "demo" / "asrdeployment.yaml"
-CHECKPOINT = PROJECT / "tests" / "demo" / "english_stt.nemo"
+VALUES = PROJECT / "demo" / "values.yaml"
+MANIFEST = PROJECT / "demo" / "asrdeployment.yaml"
+CHECKPOINT = PROJECT / "demo" / "english_stt.nemo"
 CHECK_AUDIO = PROJECT / "model_builder" / "check_audio"
 IMAGES = ("s3", "operator", "triton", "builder")
 """All that pods here run, the smallest first."""

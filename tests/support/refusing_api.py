@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.cluster.cluster import ApiServer
-from tests.cluster.pki import Signed, kubeconfig
+from tools.testcluster.cluster import ApiServer
+from tools.testcluster.pki import Signed, kubeconfig
 
 CHANGES = {"POST", "PATCH", "PUT", "DELETE"}
 NOT_FORWARDED = {"host", "connection"}

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_builder.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
-from model_builder.errors import ArtifactError
-from model_builder.recipe import ARTIFACT_FORMAT, Recipe, build_key
+from asr_contract.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
+from asr_contract.errors import ArtifactError
+from asr_contract.recipe import ARTIFACT_FORMAT, Recipe, build_key
 
 RECIPE = Recipe(model_name="english_stt", checkpoint_sha256="a" * 64, check_audio_sha256="b" * 64)
 FACTS = ModelFacts(features=80, hop=160, channels=256, preprocessor={})

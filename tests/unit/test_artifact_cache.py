@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from asr_contract.errors import ArtifactError, WorkFolderError
 from asr_operator.render.start import HOLD_LOCK
 from model_builder import artifact_cache, artifact_store
 from model_builder.artifact_store import Published
-from model_builder.errors import ArtifactError, WorkFolderError
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
 from tests.support.programs import program

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from asr_contract.errors import ArtifactError, StorageError, StorageLocationError, WorkFolderError
 from model_builder import artifact_store
-from model_builder.errors import ArtifactError, StorageError, StorageLocationError, WorkFolderError
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
 from tests.unit.test_artifact import FACTS

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from asr_contract.errors import CheckAudioError, WorkFolderError
 from model_builder import audio_set
-from model_builder.errors import CheckAudioError, WorkFolderError
 from model_builder.progress import NullReporter
 from model_builder.stages import check_audio
 

@@ -51,7 +51,7 @@ def test_a_name_that_no_model_can_have_is_refused_with_what_to_write(
 
 
 def test_brackets_in_the_name_of_a_checkpoint_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copy(Path(__file__).parents[1] / "demo" / "english_stt.nemo", tmp_path / "english[large].nemo")
+    shutil.copy(Path(__file__).parents[2] / "demo" / "english_stt.nemo", tmp_path / "english[large].nemo")
     monkeypatch.chdir(tmp_path)
 
     assert "english[large].nemo" in CliRunner().invoke(app, ["inspect", "english[large].nemo"]).output

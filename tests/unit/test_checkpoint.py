@@ -13,8 +13,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from asr_contract.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 from model_builder.checkpoint import Description, describe, unpack
-from model_builder.errors import CheckpointError, UnsupportedCheckpointError, WorkFolderError
 
 CONFIG: dict[str, Any] = {
     "target": "nemo.collections.asr.models.ctc_bpe_models.EncDecCTCModelBPE",

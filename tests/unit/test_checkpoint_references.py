@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from asr_contract.errors import RejectedError
+from asr_contract.recipe import Precision, Recipe
 from asr_serving.text import Vocabulary
 from model_builder import references
 from model_builder.audio_set import AudioSet, Utterance
-from model_builder.errors import RejectedError
-from model_builder.recipe import Precision, Recipe
 from model_builder.references import Heard, explained, from_logprobs, same_text, settled
 from model_builder.stages import check, gate
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from asr_client.conform import (
+from asr_cli.conform import (
     artifact,
     cancellation,
     inside,
@@ -30,8 +30,8 @@ from asr_client.conform import (
     tokens,
     versions,
 )
-from asr_client.conform.artifact import Artifact, CheckAudio, Reference
-from asr_client.conform.outcome import Outcome, Result, failed
+from asr_cli.conform.artifact import Artifact, CheckAudio, Reference
+from asr_cli.conform.outcome import Outcome, Result, failed
 from asr_client.transcription import Transcript, TranscriptionError, Word
 from model_builder.audio_set import SHIPPED
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.demo.demo import setup
+from demo.demo import setup
 
 
 def test_its_last_lines_make_its_commands_work_in_any_folder(tmp_path: Path) -> None:

@@ -10,17 +10,17 @@ import pytest
 import yaml
 from markdown.extensions.toc import slugify
 
+from asr_contract import errors
 from asr_operator import check
 from asr_operator.conditions import ORDER
 from model_builder import cli as builder
-from model_builder import errors
-from tests.cluster.cluster import PROJECT
 from tools.reference.__main__ import PAGES
+from tools.testcluster.cluster import PROJECT
 
 CHART = PROJECT / "charts" / "asr-operator"
 DOCS = PROJECT / "docs"
 README = PROJECT / "README.md"
-BESIDE = ("charts/asr-operator", "model_builder/check_audio", "tests/cluster", "tests/demo")
+BESIDE = ("charts/asr-operator", "model_builder/check_audio", "tools/testcluster", "demo")
 PUBLISHED = sorted((*PROJECT.glob("*.md"), *DOCS.rglob("*.md"), *(PROJECT / folder / "README.md" for folder in BESIDE)))
 """Pages for users and contributors."""
 MOST_LINES = 200

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from asr_client.explain import examine
-from asr_client.findings import Finding, Outcome
-from asr_client.snapshot import Snapshot
+from asr_contract.findings import Finding, Outcome
+from asr_operator.diagnose.explain import examine
+from asr_operator.diagnose.snapshot import Snapshot
 from tests.support.operator import container, manifest
 
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)

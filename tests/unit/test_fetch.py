@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from model_builder.errors import CheckpointError, SourceError, SourceUnreachableError, WorkFolderError
+from asr_contract.errors import CheckpointError, SourceError, SourceUnreachableError, WorkFolderError
 from model_builder.progress import NullReporter, NullTask, Task
 from model_builder.stages import download, fetch
 

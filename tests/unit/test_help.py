@@ -4,7 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-import asr_client.cli
+import asr_cli.main
 import model_builder.cli
 
 
@@ -12,7 +12,7 @@ import model_builder.cli
     ("program", "command"),
     [
         *((model_builder.cli.app, name) for name in ("build", "plan", "fetch", "verify", "inspect", "serve")),
-        *((asr_client.cli.app, name) for name in ("transcribe", "bench", "doctor", "plans", "conform")),
+        *((asr_cli.main.app, name) for name in ("transcribe", "bench", "doctor", "plans", "conform")),
     ],
 )
 def test_help_cuts_no_name_on_a_terminal_of_80_columns(program: typer.Typer, command: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.cluster.cluster import PROJECT
+from tools.testcluster.cluster import PROJECT
 
 IMAGE = PROJECT / "model_builder" / "image"
 DOCKERFILE = PROJECT / "model_builder" / "Dockerfile"

@@ -10,10 +10,17 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from tests.cluster.cluster import PROJECT
+from tools.testcluster.cluster import PROJECT
 
-SOURCES = ("model_builder", "client/asr_client", "operator/asr_operator", "serving/asr_serving")
-MODULES = {"asr": "asr_client.cli", "asr-operator": "asr_operator.__main__", "model-builder": "model_builder.cli"}
+SOURCES = (
+    "cli/asr_cli",
+    "client/asr_client",
+    "contract/asr_contract",
+    "model_builder",
+    "operator/asr_operator",
+    "serving/asr_serving",
+)
+MODULES = {"asr": "asr_cli.main", "asr-operator": "asr_operator.__main__", "model-builder": "model_builder.cli"}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -89,7 +96,7 @@ def test_an_artifact_is_inspected_without_any_extra(run: Run) -> None:
     assert done.stderr.startswith("ArtifactInvalid: ")
 
 
-CHECKPOINT = str(PROJECT / "tests" / "demo" / "english_stt.nemo")
+CHECKPOINT = str(PROJECT / "demo" / "english_stt.nemo")
 MANIFEST = str(PROJECT / "examples" / "kubectl" / "gpu.yaml")
 BUILD = ("model-builder", "build", "--name", "x", "--source", CHECKPOINT, "--work", "work", "--storage", "STORAGE")
 

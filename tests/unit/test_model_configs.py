@@ -7,9 +7,9 @@ from google.protobuf import text_format
 from hypothesis import given, settings
 from tritonclient.grpc import model_config_pb2
 
+from asr_contract.recipe import Recipe
 from asr_serving.batching import Grid, Shape
 from model_builder.plan_shapes import profiles
-from model_builder.recipe import Recipe
 from model_builder.repository.config import Served, model_configs, to_text
 from model_builder.repository.layout import grid_for, served_by_onnx
 from tests.unit.test_recipe import TARGET, example, recipes

@@ -10,8 +10,8 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
 from tritonclient.grpc.model_config_pb2 import ModelInstanceGroup
 
-from model_builder.artifact import MANIFEST
-from model_builder.errors import OverridesError, WorkFolderError
+from asr_contract.artifact import MANIFEST
+from asr_contract.errors import OverridesError, WorkFolderError
 from model_builder.repository.overrides import CONFIG, lay, parse
 from tests.unit.test_model_configs import texts
 from tests.unit.test_recipe import TARGET, example

@@ -3,12 +3,12 @@ from pathlib import Path
 
 import pytest
 
-from model_builder.artifact import Manifest
+from asr_contract.artifact import Manifest
+from asr_contract.errors import ArtifactError, IncompatiblePlanError, PlanError
+from asr_contract.recipe import Engine, Precision
 from model_builder.cuda import Gpu
-from model_builder.errors import ArtifactError, IncompatiblePlanError, PlanError
 from model_builder.plan_pipeline import Options, check_server, recipe_for, shapes_for
 from model_builder.plan_shapes import Geometry
-from model_builder.recipe import Engine, Precision
 from tests.unit.test_artifact import manifest
 from tests.unit.test_recipe import example
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asr_contract.errors import PlanError
 from asr_serving.tensors import SAMPLE_RATE
-from model_builder.errors import PlanError
 from model_builder.plan_shapes import (
     INT32,
     LARGEST_BATCH,

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from model_builder.recipe import Engine, Frontend, PlanTarget, Precision, Recipe, Wire, build_key
+from asr_contract.recipe import Engine, Frontend, PlanTarget, Precision, Recipe, Wire, build_key
 
 DIGESTS = st.from_regex(r"[0-9a-f]{64}", fullmatch=True)
 TARGET = {

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from tests.cluster.cluster import PROJECT
 from tools import release
+from tools.testcluster.cluster import PROJECT
 
 DIGEST = "sha256:" + "a" * 64
 OPERATOR, BUILDER = f"registry.test/me/asr-operator@{DIGEST}", f"registry.test/me/asr-builder@{DIGEST}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from model_builder.errors import RejectedError, WorkFolderError
+from asr_contract.errors import RejectedError, WorkFolderError
 from model_builder.pipeline import REPORT as REPORT_FILE
 from model_builder.pipeline import reported
 from model_builder.report_page import SAME, render

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from model_builder.errors import WorkFolderError
+from asr_contract.errors import WorkFolderError
 from model_builder.resume import locked
 
 

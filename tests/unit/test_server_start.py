@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods, start
-from tests.cluster.machine import until
 from tests.support.operator_examples import context, example, resources
 from tests.unit.test_operator_render import children, file_name
+from tools.testcluster.machine import until
 
 Object = dict[str, Any]
 SERVER = """

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from asr_client import shared_memory as seen
-from asr_client.findings import Outcome
-from model_builder.errors import ServerError
+from asr_contract.errors import ServerError
+from asr_contract.findings import Outcome
 from model_builder.shared_memory import MIB, USUAL_START, Needs, needs
 
 SCHEDULER = 'backend: "python" input { name: "audio_signal" data_type: TYPE_INT16 dims: -1 }'

@@ -2,7 +2,7 @@
 
 import ast
 
-from tests.cluster.cluster import PROJECT
+from tools.testcluster.cluster import PROJECT
 
 NAMES = """
 CALIBRATE_BEFORE_FUSION CalibrationAlgoType EXPLICIT_BATCH FP16 BF16 INT8 FP8 INT4 IAlgorithm IAlgorithmSelector

@@ -18,13 +18,13 @@ import soundfile
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
+from asr_cli.main import _result_line, app
 from asr_client import files, word_errors
 from asr_client.audio import AudioFileError
-from asr_client.cli import _result_line, app
 from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
 from asr_client.files import FileResult
-from asr_client.findings import Outcome
 from asr_client.transcription import Transcript, Word, max_seconds_of, transcript_of
+from asr_contract.findings import Outcome
 from asr_serving import tensors
 from tests.support.programs import program
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from asr_contract.errors import WorkFolderError
 from model_builder import triton_paths
 from model_builder.cli import app
-from model_builder.errors import WorkFolderError
 
 ODD = ["my models", "stt (1)", "it's", 'a"b', "$(id)", "`id`", "a;b", "a&b", "a\nb", "übung", "*", "~", "a\\b", "{a,b}"]
 

@@ -7,12 +7,12 @@ from typing import Any, get_args
 
 import typer
 
-import asr_client.cli
+import asr_cli.main
 import asr_operator.__main__
 import model_builder.cli
 from tools.reference.markdown import code, escape, page, table
 
-PROGRAMS = (model_builder.cli.app, asr_client.cli.app, asr_operator.__main__.app)
+PROGRAMS = (model_builder.cli.app, asr_cli.main.app, asr_operator.__main__.app)
 HEADER = ("option", "value", "default", "description")
 
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Iterator
 
-import asr_client.cli
-from model_builder import errors
-from model_builder.errors import BuilderError
+import asr_cli.main
+from asr_contract import errors
+from asr_contract.errors import BuilderError
 from tools.reference.markdown import escape, page, table
 
 
 def render() -> str:
     """The page."""
-    _, _, client = str(asr_client.cli.app.info.help).partition("Exit codes: ")
+    _, _, client = str(asr_cli.main.app.info.help).partition("Exit codes: ")
     return page(
         "Exit codes",
         "## model-builder",

@@ -50,7 +50,7 @@ def render() -> str:
 
 def _operator() -> Iterator[tuple[str, ...]]:
     own = [item for item in vars(metrics).values() if type(item).__module__.startswith("prometheus_client")]
-    labels = {item._name: item._labelnames for item in own if hasattr(item, "_labelnames")}  # noqa: SLF001
+    labels = {item._name: item._labelnames for item in own if hasattr(item, "_labelnames")}
     found = [metric for metric in REGISTRY.collect() if metric.name in labels]
     for metric in found:
         yield _metric(metric, labels[metric.name])

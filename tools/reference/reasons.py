@@ -6,11 +6,11 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator
 
-from asr_client.explain import HINTS
+from asr_contract import errors
+from asr_contract.errors import BuilderError
 from asr_operator import events
+from asr_operator.diagnose.explain import HINTS
 from asr_operator.events import Reason
-from model_builder import errors
-from model_builder.errors import BuilderError
 from tools.reference.markdown import escape, page, table
 
 PLACES = {"namespace": "NAMESPACE", "name": "NAME", "job": "JOB", "look": "kubectl describe pod -n NAMESPACE POD"}

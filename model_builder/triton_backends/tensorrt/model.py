@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from asr_contract.errors import BuilderError
 from model_builder import tensorrt
-from model_builder.errors import BuilderError
 
 
 class TritonPythonModel:

@@ -4,12 +4,12 @@ import json
 import math
 from dataclasses import dataclass
 
+from asr_contract.errors import IncompatiblePlanError
 from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods, start
 from asr_operator.render.context import Context, Object
 from asr_operator.render.origin import Origin
-from model_builder.errors import IncompatiblePlanError
 
 MODELS = "/models"
 TLS = "/etc/asr-operator/tls"

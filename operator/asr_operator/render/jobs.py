@@ -7,12 +7,12 @@ resource that changes gets another Job, and an operator that is upgraded leaves 
 
 from dataclasses import dataclass
 
+from asr_contract import errors
+from asr_contract.recipe import ARTIFACT_FORMAT
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods, start
 from asr_operator.render.context import Context, Object
-from model_builder import errors
-from model_builder.recipe import ARTIFACT_FORMAT
 
 WORK = "/work"
 SOURCE = "/source"

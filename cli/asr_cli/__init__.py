@@ -1,0 +1,1 @@
+"""Transcribe, benchmark and diagnose speech recognition that this project serves."""

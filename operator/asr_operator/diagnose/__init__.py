@@ -1,0 +1,1 @@
+"""Diagnosis of AsrDeployments: what a cluster shows, judged by pure rules. Reads; writes nothing."""

@@ -655,7 +655,7 @@ def plans(
     """Show which TensorRT plans there are: for each pool its GPU, the TensorRT version, and how far its plan is.
 
     A plan runs on the GPU product and the TensorRT version that built it, and on no other.
-    A pool without its plan serves ONNX until then, unless spec.engine.fallback is None.
+    A pool without its plan serves ONNX until then, unless spec.runtime.fallback is None.
     Exit code 1 when a plan failed.
 
     Example: asr plans english -n speech

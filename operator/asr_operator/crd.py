@@ -11,8 +11,8 @@ NAME = f"{api.PLURAL}.{GROUP}"
 
 COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status', "Whether the new generation serves.", 0),
-    ("Engine", "string", ".status.engine", "Engines of all pools.", 0),
-    ("Replicas", "string", ".status.ready", "Ready pods of all pods.", 0),
+    ("Runtime", "string", ".status.runtime", "Runtimes of all pools.", 0),
+    ("Replicas", "string", ".status.readySummary", "Ready pods and wanted pods of all pools.", 0),
     ("Model", "string", ".spec.model.name", "Name of the model in Triton.", 0),
     ("Age", "date", ".metadata.creationTimestamp", "Time since its creation.", 0),
     ("Reason", "string", '.status.conditions[?(@.type=="Ready")].reason', "Why it is ready or not.", 1),

@@ -96,7 +96,7 @@ def decide(context: Context, known: Mapping[str, api.Artifact], seen: Observatio
     of_pool: dict[str, Need] = {}
     pending = False
     for pool in context.spec.pools:
-        if pool.gpu is None or context.spec.engine.preferred is not api.Engine.TENSORRT:
+        if pool.gpu is None or context.spec.runtime.preferred is not api.Runtime.TENSORRT:
             continue
         if onnx.artifact is None:
             pending = True
@@ -125,7 +125,7 @@ def _need(build: jobs.Build, known: Mapping[str, api.Artifact], seen: Observatio
 
 
 def _choose(context: Context, pool: api.Pool, onnx: Need, plan: Need | None, live: PoolState | None) -> PoolDecision:
-    if pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT:
+    if pool.gpu is not None and context.spec.runtime.preferred is api.Runtime.TENSORRT:
         return _choose_plan(context, pool, onnx, plan, live)
     if onnx.artifact is not None:
         return _serve(context, pool, live, onnx.artifact, target=onnx.artifact)
@@ -148,7 +148,7 @@ def _choose_plan(
             return kept
         note = f"pool {pool.name} goes on serving its former plan: the newest cannot be built: {failure.message}"
         return replace(kept, degraded=Reason.PLAN_FAILED, note=note)
-    if context.spec.engine.fallback is api.Fallback.ONNX_RUNTIME and onnx.artifact is not None:
+    if context.spec.runtime.fallback is api.Fallback.ONNX_RUNTIME and onnx.artifact is not None:
         return _fall_back(context, pool, live, onnx.artifact, plan=plan, failure=failure)
     return _keep(context, pool, live)
 
@@ -181,7 +181,7 @@ def _fall_back(
 
 def _serves_plan(live: PoolState | None) -> bool:
     """Whether a plan serves, or served until its pods failed: ONNX in its place would be a tenth of the throughput."""
-    if live is None or live.artifact is None or live.artifact.engine is not api.Engine.TENSORRT:
+    if live is None or live.artifact is None or live.artifact.runtime is not api.Runtime.TENSORRT:
         return False
     return bool(live.available) or live.complete
 
@@ -256,7 +256,7 @@ def _yielded(pool: api.Pool, plan: Need | None, live: PoolState | None) -> int:
 
 def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) -> str | None:
     """Why a pool cannot run an artifact; None if it can. No pod is rendered against this."""
-    if artifact.engine is not api.Engine.TENSORRT:
+    if artifact.runtime is not api.Runtime.TENSORRT:
         return None
     if pool.gpu is None:
         return f"pool {pool.name} has no GPU, {artifact.uri} is a TensorRT plan"

@@ -266,8 +266,9 @@ def artifact_of(build: str, message: str) -> api.Artifact | None:
     """What a build says that it has published, in its termination message; None if that is not readable."""
     try:
         told = json.loads(message)
-        return api.Artifact.model_validate({"build": build} | told)
-    except (ValueError, TypeError, ValidationError):
+        # The builder's word for the runtime is engine, as in its recipe.
+        return api.Artifact.model_validate(told | {"build": build, "runtime": told["engine"]})
+    except (ValueError, TypeError, KeyError, ValidationError):
         return None
 
 
@@ -401,7 +402,7 @@ def _served(annotations: Mapping[str, str]) -> api.Artifact | None:
     try:
         return api.Artifact(
             build=annotations.get(names.BUILD_ANNOTATION, ""),
-            engine=api.Engine(annotations[names.ENGINE_ANNOTATION]),
+            runtime=api.Runtime(annotations[names.ENGINE_ANNOTATION]),
             uri=annotations[names.ARTIFACT_ANNOTATION],
             manifest_sha256=annotations[names.DIGEST_ANNOTATION],
             gpu_product=annotations.get(names.PRODUCT_ANNOTATION),

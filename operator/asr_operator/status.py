@@ -74,7 +74,7 @@ def reduce(
     return api.Status(
         observed_generation=generation,
         conditions=merge(previous.conditions, findings, generation=generation, now=now),
-        engine=_engines(states),
+        runtime=_runtimes(states),
         **_sums(seen, wanted),
         artifacts=_kept(decision, seen, previous),
         pools=[_pool(item, seen.pools.get(item.pool.name), context) for item in decision.pools],
@@ -152,12 +152,13 @@ def _building(need: Need, now: datetime) -> Cause:
             Reason.BUILD_RETRIED, f"Job {name} failed and is run again: {job.failure.reason}: {job.failure.message}"
         )
     if job is not None and job.waiting is not None:
-        lacks_gpu = job.unschedulable and need.build.engine is api.Engine.TENSORRT
+        lacks_gpu = job.unschedulable and need.build.runtime is api.Runtime.TENSORRT
         return Cause(Reason.INSUFFICIENT_GPU if lacks_gpu else Reason.BUILDING, f"Job {name} waits: {job.waiting}")
     if pod_due(job, now) == timedelta():
         return Cause(Reason.BUILDING, f"Job {name} has no pod: kubectl describe job {name} shows why")
     return Cause(
-        Reason.BUILDING, f"Job {name} builds {'the plan' if need.build.engine is api.Engine.TENSORRT else 'the model'}"
+        Reason.BUILDING,
+        f"Job {name} builds {'the plan' if need.build.runtime is api.Runtime.TENSORRT else 'the model'}",
     )
 
 
@@ -278,8 +279,8 @@ def _served_model(context: Context, seen: Observation) -> str:
     return wanted if not served or wanted in served else min(served)
 
 
-def _engines(states: Sequence[PoolState]) -> str | None:
-    found = sorted({state.artifact.engine.value for state in states if state.artifact}, reverse=True)
+def _runtimes(states: Sequence[PoolState]) -> str | None:
+    found = sorted({state.artifact.runtime.value for state in states if state.artifact}, reverse=True)
     return ",".join(found) or None
 
 
@@ -295,7 +296,7 @@ def _kept(decision: Decision, seen: Observation, previous: api.Status) -> list[a
 def _sums(seen: Observation, wanted: int) -> dict[str, Any]:
     ready = sum(state.ready for state in seen.pools.values())
     replicas = sum(state.replicas for state in seen.pools.values())
-    return {"replicas": replicas, "ready_replicas": ready, "ready": f"{ready}/{wanted}"}
+    return {"replicas": replicas, "ready_replicas": ready, "ready_summary": f"{ready}/{wanted}"}
 
 
 def _counts(state: PoolState) -> dict[str, int]:
@@ -311,7 +312,7 @@ def _pool(item: PoolDecision, state: PoolState | None, context: Context) -> api.
     return api.PoolStatus(
         name=item.pool.name,
         deployment=name,
-        engine=state.artifact.engine if state.artifact else None,
+        runtime=state.artifact.runtime if state.artifact else None,
         active=state.active,
         target=target.uri if target else None,
         **_counts(state),

@@ -67,7 +67,7 @@ def test_pods_that_share_a_volume_download_once_and_start_without_storage(speech
     pool = {"name": "cpu", "replicas": 2, "modelVolume": {"claimName": claim, "sizeLimit": "512Mi"}}
     speech.apply(NAME, pools=[pool])
     speech.ready(NAME, seconds=600)
-    until(lambda: speech.status(NAME)["ready"] == "2/2", "two pods", seconds=120)
+    until(lambda: speech.status(NAME)["readySummary"] == "2/2", "two pods", seconds=120)
     assert downloads(speech) == 1
     (artifact,) = speech.status(NAME)["artifacts"]
     lock = f"{artifact['manifestSha256'][:16]}.lock"

@@ -40,7 +40,7 @@ def english(speech: Speech) -> Speech:
 def test_what_is_ready_answers_at_once_with_the_right_text(english: Speech) -> None:
     assert english.errors(NAME).rate <= MOST_ERRORS
     status = english.status(NAME)
-    assert status["ready"] == "1/1"
+    assert status["readySummary"] == "1/1"
     (artifact,) = status["artifacts"]
     assert artifact["werPermille"] <= 20
     assert artifact["tokenAgreementPermille"] >= 990
@@ -172,12 +172,12 @@ def test_replicas_follow_the_load_up_and_down_and_no_request_fails_or_is_answere
     with steady(url, "english_stt", in_flight=1, pause=4.0, signals=signals) as trickle:
         until(lambda: idle(english), "the start to be over", seconds=240)
         with steady(url, "english_stt", in_flight=8, signals=signals) as crowd:
-            until(lambda: english.status(NAME)["ready"] == "2/2", "a second pod", seconds=240)
+            until(lambda: english.status(NAME)["readySummary"] == "2/2", "a second pod", seconds=240)
         until(lambda: len(english.find("pods", f"{SERVERS}={NAME}")) == 1, "one pod to be left", seconds=240)
         until(lambda: len(servers(english)) == 1, "the other to have ended", seconds=60)
     assert trickle.errors + crowd.errors == []
     assert trickle.wrong(alone) + crowd.wrong(alone) == []
-    assert english.status(NAME)["ready"] == "1/1"
+    assert english.status(NAME)["readySummary"] == "1/1"
 
 
 def idle(speech: Speech) -> bool:
@@ -241,7 +241,7 @@ def test_an_operator_that_was_killed_goes_on_and_an_idle_one_writes_nothing(engl
     english.ready(NAME, seconds=180)
     # A pod counts as available some seconds after it is ready: only then is there nothing more to tell.
     until(lambda: english.condition(NAME, "Ready")["message"].endswith("available: 2"), "two pods", seconds=60)
-    assert english.status(NAME)["ready"] == "2/2"
+    assert english.status(NAME)["readySummary"] == "2/2"
     before = len(written(english))
     assert before
     time.sleep(15)
@@ -265,7 +265,7 @@ def test_a_pod_that_is_deleted_by_force_is_counted_as_one_that_did_not_drain(
 def test_asr_conform_kills_what_it_may_and_no_answer_is_wrong(english: Speech, tmp_path: Path) -> None:
     english.apply(NAME, pools=[{"name": "cpu", "replicas": 2}])
     english.ready(NAME, seconds=180)
-    until(lambda: english.status(NAME)["ready"] == "2/2", "two pods", seconds=120)
+    until(lambda: english.status(NAME)["readySummary"] == "2/2", "two pods", seconds=120)
     record = tmp_path / "conformance.json"
     done = subprocess.run(
         [program("asr"), "conform", f"asr/{NAME}", "-n", english.namespace, "--kill", "--output", str(record)],

@@ -66,4 +66,4 @@ def test_a_plan_that_found_no_gpu_before_its_deadline_is_built_when_there_is_one
     assert again["metadata"]["name"] == name
     assert acting.condition("Stalled") is None
     acting.publish(again, "b" * 64)
-    until(lambda: acting.status()["artifacts"][-1]["engine"] == "TensorRT", "the plan")
+    until(lambda: acting.status()["artifacts"][-1]["runtime"] == "TensorRT", "the plan")

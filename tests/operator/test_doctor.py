@@ -137,7 +137,9 @@ def test_an_autoscaler_that_knows_no_load_is_told_with_what_it_lacks(api: ApiSer
 
 
 def test_plans_say_how_far_each_pool_is(api: ApiServer, acting: Acting) -> None:
-    other = gpu_pool("off", gpu={"product": "NVIDIA-L4-SHARED", "computeCapability": "8.9", "selectProduct": False})
+    other = gpu_pool(
+        "off", gpu={"product": "NVIDIA-L4-SHARED", "computeCapability": "8.9", "nodeSelection": "NodeSelectorOnly"}
+    )
     api.apply(manifest(acting.namespace, pools=[gpu_pool("l4"), {"name": "cpu"}, other]))
     acting.job("onnx")
     acting.until("Reconciling", ("True", "Building"))

@@ -94,7 +94,7 @@ def test_an_api_server_that_hangs_and_one_that_is_killed(tmp_path: Path, folder:
             patch = {"spec": {"pools": [{"name": "cpu", "replicas": 2}]}}
             api.kubectl("patch", "asr", "english", "-n", "speech", "--type=merge", "--patch", json.dumps(patch))
             acting.serve(count=2)
-            until(lambda: acting.status()["ready"] == "2/2", "two pods", seconds=60)
+            until(lambda: acting.status()["readySummary"] == "2/2", "two pods", seconds=60)
             assert operator.process is not None
             assert operator.process.poll() is None
 
@@ -118,7 +118,7 @@ def test_a_namespace_that_is_deleted_leaves_the_others_served_and_may_come_back(
         acting_alone.until("Ready", ("True", "Serving"))
         alone.apply(manifest(stays, pools=[{"name": "cpu", "replicas": 2}]))
         acting_alone.serve(count=2)
-        until(lambda: acting_alone.status()["ready"] == "2/2", "two pods", seconds=30)
+        until(lambda: acting_alone.status()["readySummary"] == "2/2", "two pods", seconds=30)
         alone.apply(other)
         service_account(alone, tmp_path, both)
         alone.apply(manifest(goes))
@@ -202,7 +202,7 @@ def test_replicas_stay_as_an_autoscaler_has_set_them(api: ApiServer, acting: Act
     assert acting.get("hpa", "english-cpu")["spec"]["scaleTargetRef"]["name"] == "english-cpu"
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=3")
     acting.serve(count=3)
-    until(lambda: acting.status()["ready"] == "3/3", "three pods", seconds=30)
+    until(lambda: acting.status()["readySummary"] == "3/3", "three pods", seconds=30)
     # Also when the pods change, and after a resync.
     api.apply(manifest(acting.namespace, pools=[pool | {"podLabels": {"team": "speech"}}]))
     time.sleep(6)

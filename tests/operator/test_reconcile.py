@@ -40,8 +40,8 @@ def test_from_apply_to_ready(api: ApiServer, acting: Acting) -> None:
     api.kubectl("wait", "--for=condition=Ready", "asr/english", "-n", acting.namespace, "--timeout=30s")
     status = acting.status()
     assert {item["type"] for item in status["conditions"]} == {"Ready", "Built", "Serving"}
-    assert status["engine"] == "OnnxRuntime"
-    assert status["ready"] == "1/1"
+    assert status["runtime"] == "OnnxRuntime"
+    assert status["readySummary"] == "1/1"
     assert status["endpoints"]["grpc"] == f"english.{acting.namespace}.svc.cluster.local:8001"
     assert status["pools"][0]["active"] == status["pools"][0]["target"] == status["artifacts"][0]["uri"]
     events = [
@@ -264,7 +264,7 @@ def test_a_gpu_pool_serves_onnx_until_its_plan_is_there(api: ApiServer, acting: 
     acting.serve("l4")
     acting.until("Ready", ("True", "Serving"))
     assert acting.condition("Degraded") is None
-    assert acting.status()["engine"] == "TensorRT"
+    assert acting.status()["runtime"] == "TensorRT"
 
 
 @pytest.mark.usefixtures("running")
@@ -282,7 +282,7 @@ def test_a_plan_of_another_gpu_reaches_no_pod(api: ApiServer, acting: Acting) ->
 def test_fallback_pods_yield_a_gpu_that_the_plan_needs(api: ApiServer, acting: Acting) -> None:
     add_nodes(api, node("small", gpus=2, labels=gpu_labels("NVIDIA-A10", "8.6")))
     pool = {"name": "a10", "replicas": 2, "gpu": {"product": "NVIDIA-A10", "computeCapability": "8.6"}}
-    api.apply(manifest(acting.namespace, pools=[pool], engine={"preferred": "OnnxRuntime"}))
+    api.apply(manifest(acting.namespace, pools=[pool], runtime={"preferred": "OnnxRuntime"}))
     acting.publish(acting.job("onnx"))
     acting.serve("a10", 2)
     acting.until("Ready", ("True", "Serving"))
@@ -355,12 +355,12 @@ def test_pods_that_go_while_the_resource_is_stalled_are_told(api: ApiServer, act
     api.apply(manifest(acting.namespace, image={"tensorrt": "9.9"}))
     acting.until("Stalled", ("True", "NoTritonImage"))
     assert acting.condition("Serving") == ("True", "Serving")
-    assert acting.status()["ready"] == "1/1"
+    assert acting.status()["readySummary"] == "1/1"
     (pod,) = acting.servers("cpu", 1)
     api.kubectl("delete", "pod", pod["metadata"]["name"], "-n", acting.namespace, "--force", "--grace-period=0")
     acting.until("Serving", ("False", "ReplicasMissing"))
     status = acting.status()
-    assert status["ready"] == "0/1"
+    assert status["readySummary"] == "0/1"
     assert status["pools"][0]["readyReplicas"] == status["readyReplicas"] == 0
     assert acting.condition("Stalled") == ("True", "NoTritonImage")
     assert acting.condition("Built") == ("True", "Built")

@@ -88,7 +88,7 @@ def test_a_pool_whose_autoscaler_is_taken_away_keeps_its_pods(api: ApiServer, ac
     served(acting, 1)
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=4")
     acting.serve(count=4)
-    until(lambda: acting.status()["ready"] == "4/4", "four pods")
+    until(lambda: acting.status()["readySummary"] == "4/4", "four pods")
     api.apply(manifest(acting.namespace, pools=fixed()))
     until(lambda: not acting.find("hpa"), "the autoscaler to go")
     until(lambda: owners(acting).get(OPERATOR) == 4, "the operator to keep the four")
@@ -112,7 +112,7 @@ def test_an_autoscaled_pool_that_loses_a_label_gets_it_back_and_keeps_its_pods(
     served(acting, 1)
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=3")
     acting.serve(count=3)
-    until(lambda: acting.status()["ready"] == "3/3", "three pods")
+    until(lambda: acting.status()["readySummary"] == "3/3", "three pods")
     before = acting.get("deployment", "english-cpu")["metadata"]
     api.kubectl("label", "deployment", "english-cpu", "-n", acting.namespace, "--overwrite", change)
     until(lambda: acting.get("deployment", "english-cpu")["metadata"]["labels"] == before["labels"], "the label")
@@ -121,7 +121,7 @@ def test_an_autoscaled_pool_that_loses_a_label_gets_it_back_and_keeps_its_pods(
     # It is looked at as before.
     api.kubectl("scale", "deployment", "english-cpu", "-n", acting.namespace, "--replicas=4")
     acting.serve(count=4)
-    until(lambda: acting.status()["ready"] == "4/4", "four pods")
+    until(lambda: acting.status()["readySummary"] == "4/4", "four pods")
 
 
 def notes(acting: Acting, reason: str) -> list[str]:
@@ -147,7 +147,7 @@ def test_a_users_own_autoscaler_is_left_alone_and_named_until_it_goes(api: ApiSe
     until(lambda: notes(acting, "ReplicasLeftAlone"), "the event")
     assert "HorizontalPodAutoscaler mine sets the replicas of pool cpu" in notes(acting, "ReplicasLeftAlone")[0]
     acting.serve(count=3)
-    until(lambda: acting.status()["ready"] == "3/3", "three pods")
+    until(lambda: acting.status()["readySummary"] == "3/3", "three pods")
     api.apply(manifest(acting.namespace, pools=fixed(), service={"annotations": {"a": "b"}}))
     until(lambda: acting.get("service", "english")["metadata"].get("annotations", {}).get("a"), "another pass")
     assert owners(acting) == {"kube-controller-manager": 3}

@@ -41,7 +41,7 @@ def serve(api: ApiServer, acting: Acting, **spec: Any) -> str:  # noqa: ANN401 (
 
 @pytest.mark.parametrize(
     "change",
-    [{"storage": OTHER_STORAGE}, {"audio": {"maxSeconds": 120}}, {"engine": {"maxBatchSize": 128}}],
+    [{"storage": OTHER_STORAGE}, {"audio": {"maxSeconds": 120}}, {"runtime": {"maxBatchSize": 128}}],
     ids=["storage", "longest audio", "batch size"],
 )
 @pytest.mark.parametrize("strategy", ["Surge", "Recreate"])
@@ -69,7 +69,7 @@ def test_with_recreate_a_renamed_pool_serves_until_its_successor_can(api: ApiSer
     until(lambda: deployment(acting) is None and deployment(acting, "english-other") is not None, "the successor")
 
 
-@pytest.mark.parametrize("next_one", [{"engine": {"precision": "BF16"}}, {"model": NEWER}], ids=["precision", "model"])
+@pytest.mark.parametrize("next_one", [{"runtime": {"precision": "BF16"}}, {"model": NEWER}], ids=["precision", "model"])
 def test_a_plan_serves_on_when_the_next_one_is_rejected(
     api: ApiServer, acting: Acting, next_one: dict[str, Any]
 ) -> None:

@@ -24,14 +24,14 @@ SETTINGS = Settings.model_validate(
     }
 )
 ONNX = api.Artifact(
-    build="onnx-1", engine=api.Engine.ONNX_RUNTIME, uri="s3://asr-models/prod/english_stt/1", manifest_sha256="1" * 64
+    build="onnx-1", runtime=api.Runtime.ONNX_RUNTIME, uri="s3://asr-models/prod/english_stt/1", manifest_sha256="1" * 64
 )
 
 
 def plan_for(product: str = "NVIDIA-L4", capability: str = "8.9", tensorrt: str = "10.5.0") -> api.Artifact:
     return api.Artifact(
         build="plan-2",
-        engine=api.Engine.TENSORRT,
+        runtime=api.Runtime.TENSORRT,
         uri="s3://asr-models/prod/english_stt/2",
         manifest_sha256="2" * 64,
         gpu_product=product,
@@ -57,7 +57,11 @@ gpus = st.fixed_dictionaries(
         "product": st.sampled_from(["NVIDIA-L4", "NVIDIA-H100-80GB-HBM3", "NVIDIA-L4-SHARED"]),
         "computeCapability": st.sampled_from(["8.9", "9.0"]),
     },
-    optional={"count": st.integers(1, 4), "resource": st.just("nvidia.com/mig-1g.5gb"), "selectProduct": st.booleans()},
+    optional={
+        "count": st.integers(1, 4),
+        "resource": st.just("nvidia.com/mig-1g.5gb"),
+        "nodeSelection": st.sampled_from(list(api.NodeSelection)),
+    },
 )
 scaling = st.fixed_dictionaries(
     {
@@ -113,7 +117,7 @@ specs = st.fixed_dictionaries(
         "pools": st.lists(pools, min_size=1, max_size=4, unique_by=lambda pool: pool["name"]),
     },
     optional={
-        "engine": st.fixed_dictionaries(
+        "runtime": st.fixed_dictionaries(
             {},
             optional={"preferred": st.sampled_from(["TensorRT", "OnnxRuntime"]), "fallback": st.sampled_from(["None"])},
         ),

@@ -1,10 +1,13 @@
 """Publish, fetch and verify against a real folder; the same against a real S3 server is in `tests/builder`."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from asr_contract.errors import ArtifactError, StorageError, StorageLocationError, WorkFolderError
+from asr_operator.api import v1alpha1 as api
+from asr_operator.observe import artifact_of
 from model_builder import artifact_store
 from model_builder.progress import NullReporter
 from model_builder.storage import Storage
@@ -47,6 +50,14 @@ def test_what_is_fetched_is_what_was_published(
     destination = tmp_path / "fetched"
     manifest = artifact_store.fetch(published.uri, destination, sha256=published.manifest_sha256, reporter=QUIET)
     assert all((destination / path).read_bytes() == (repository / path).read_bytes() for path in manifest.files)
+
+
+def test_the_operator_reads_the_summary_of_a_published_artifact(published: artifact_store.Published) -> None:
+    found = artifact_of("onnx-1", json.dumps(published.summary()))
+    assert found is not None
+    assert (found.build, found.runtime) == ("onnx-1", api.Runtime.ONNX_RUNTIME)
+    assert (found.uri, found.manifest_sha256) == (published.uri, published.manifest_sha256)
+    assert found.bytes == published.manifest.size
 
 
 def test_an_artifact_exists_only_once_its_manifest_does(

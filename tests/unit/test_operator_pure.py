@@ -179,9 +179,10 @@ def test_what_a_build_published_is_read_from_its_termination_message() -> None:
     assert state.phase is Phase.SUCCEEDED
     assert state.result is not None
     assert (state.result.uri, state.result.head) == ("s3://x", "CTC")
+    assert state.result.runtime is api.Runtime.ONNX_RUNTIME
 
 
-@pytest.mark.parametrize("message", ["", "not json", "[]", "{}", '{"uri": 1}', "null"])
+@pytest.mark.parametrize("message", ["", "not json", "[]", "{}", '{"uri": 1}', "null", '"engine"', "1"])
 def test_a_message_that_cannot_be_read_is_no_result(message: str) -> None:
     assert ended_job(0, message).result is None
 
@@ -336,7 +337,7 @@ def test_a_fallback_is_ready_and_degraded_without_reconciling() -> None:
 
 
 def test_without_fallback_nothing_is_served_before_the_plan() -> None:
-    resource = with_pools(L4, engine={"fallback": "None"})
+    resource = with_pools(L4, runtime={"fallback": "None"})
     decision = decide.decide(context(resource), onnx_known(resource), Observation())
     assert decision.pools[0].serving is None
     assert reduced(resource, Observation(), known=onnx_known(resource))["Ready"] == ("False", "Building")
@@ -358,7 +359,7 @@ def test_an_old_plan_serves_until_the_new_one_is_there() -> None:
         {"storage": {"uri": "s3://asr-models/prod", "endpoint": "http://elsewhere:9000", "secretRef": {"name": "b"}}},
         {"storage": {"uri": "s3://asr-models/prod", "secretRef": {"name": "renewed"}}},
         {"audio": {"maxSeconds": 120}},
-        {"engine": {"maxBatchSize": 128}},
+        {"runtime": {"maxBatchSize": 128}},
         {"model": {"name": "other_stt", "source": {"objectStore": {"uri": "s3://models/other.nemo"}}}},
     ],
 )

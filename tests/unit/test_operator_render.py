@@ -15,7 +15,7 @@ from asr_operator.api import v1alpha1 as api
 from asr_operator.cluster import KINDS
 from asr_operator.decide import decide
 from asr_operator.errors import StalledError
-from asr_operator.render import autoscaler, deployment, jobs
+from asr_operator.render import autoscaler, deployment, jobs, pods
 from asr_operator.render.children import desired
 from asr_operator.render.context import Context, same_tensorrt, triton_image
 from asr_operator.render.deployment import Drain
@@ -299,7 +299,7 @@ def test_what_does_not_concern_the_artifact_asks_for_no_other_build(change: Obje
         {"audio": {"maxSeconds": 30}},
         {"acceptance": {"maxWerIncreasePermille": 1}},
         {"storage": {"uri": "s3://elsewhere"}},
-        {"engine": {"maxBatchSize": 8}},
+        {"runtime": {"maxBatchSize": 8}},
     ],
 )
 def test_what_concerns_the_artifact_asks_for_another_build(change: Object) -> None:
@@ -410,3 +410,31 @@ def test_a_size_that_is_no_quantity_is_refused_before_it_is_rendered(quantity: o
 if __name__ == "__main__":
     for stem, text in golden().items():
         (GOLDEN / f"{stem}.yaml").write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("selection", "selector"),
+    [
+        (None, {"zone": "b", "nvidia.com/gpu.product": "NVIDIA-L4"}),
+        ("ByProductLabel", {"zone": "b", "nvidia.com/gpu.product": "NVIDIA-L4"}),
+        ("NodeSelectorOnly", {"zone": "b"}),
+    ],
+)
+def test_pods_select_nodes_by_the_product_label_unless_their_selector_is_enough(
+    selection: str | None, selector: dict[str, str]
+) -> None:
+    gpu = {"product": "NVIDIA-L4", "computeCapability": "8.9"} | ({"nodeSelection": selection} if selection else {})
+    pool = api.Pool.model_validate({"name": "l4", "gpu": gpu, "nodeSelector": {"zone": "b"}})
+    assert pods.placement(pool)["nodeSelector"] == selector
+
+
+@pytest.mark.parametrize(
+    ("audio", "options"),
+    [
+        ({"encoding": "FLOAT32"}, {"--wire=float32", "--frontend=numpy"}),
+        ({"featureExtractor": "NeMo"}, {"--wire=pcm16", "--frontend=nemo"}),
+    ],
+)
+def test_the_settings_of_the_audio_reach_the_builder_under_its_own_names(audio: Object, options: set[str]) -> None:
+    job = jobs.onnx(context(changed(audio=audio))).job
+    assert options <= set(job["spec"]["template"]["spec"]["containers"][0]["args"])

@@ -37,7 +37,7 @@ MAX_NAME = 40
 """Of a resource, so that the names of its children fit into 63 characters."""
 
 
-class Engine(StrEnum):
+class Runtime(StrEnum):
     """The runtime of the acoustic model."""
 
     TENSORRT = "TensorRT"
@@ -59,7 +59,7 @@ class Precision(StrEnum):
     BF16 = "BF16"
 
 
-class Wire(StrEnum):
+class Encoding(StrEnum):
     """Encoding of the audio that clients send."""
 
     PCM16 = "PCM16"
@@ -67,11 +67,18 @@ class Wire(StrEnum):
     FLOAT64 = "FLOAT64"
 
 
-class Frontend(StrEnum):
-    """What computes the features."""
+class FeatureExtractor(StrEnum):
+    """Implementation that computes the features."""
 
     NUMPY = "Numpy"
     NEMO = "NeMo"
+
+
+class NodeSelection(StrEnum):
+    """How pods select nodes with the right GPU."""
+
+    BY_PRODUCT_LABEL = "ByProductLabel"
+    NODE_SELECTOR_ONLY = "NodeSelectorOnly"
 
 
 class Provider(StrEnum):
@@ -229,7 +236,7 @@ class Model(ApiModel):
 
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](\.?[A-Za-z0-9_-])*$", max_length=96)]
     """Name of the model in Triton, which clients ask for, such as english_stt, or as the hub has it, such as
-    parakeet-ctc-0.6b. It is the same whichever engine runs."""
+    parakeet-ctc-0.6b. It is the same whichever runtime is used."""
     source: Source
     """Where the NeMo checkpoint comes from. A change builds the new model while the old one serves."""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)] | None = None
@@ -394,7 +401,7 @@ class Shape(ApiModel):
     """Utterances in a full batch."""
 
 
-class EngineSpec(ApiModel):
+class RuntimeSpec(ApiModel):
     """The runtime of the acoustic model."""
 
     model_config = ConfigDict(
@@ -412,9 +419,9 @@ class EngineSpec(ApiModel):
         )
     )
 
-    preferred: Engine = Engine.TENSORRT
-    """Engine of the GPU pools: TensorRT, with a plan for each GPU product, or OnnxRuntime. Pools without GPU always run
-    ONNX Runtime."""
+    preferred: Runtime = Runtime.TENSORRT
+    """Runtime of the GPU pools: TensorRT, with a plan for each GPU product, or OnnxRuntime. Pools without GPU always
+    run ONNX Runtime."""
     precision: Precision | None = None
     """Type of weights and activations; features, softmax and lengths stay FP32. The default is FP16 for TensorRT and
     FP32 for OnnxRuntime. CPU pools and the fallback run FP32."""
@@ -432,9 +439,9 @@ class Audio(ApiModel):
 
     max_seconds: Annotated[int, Field(ge=1, le=600)] = 40
     """Longest utterance in seconds; longer ones are refused. A change rebuilds."""
-    wire: Wire = Wire.PCM16
+    encoding: Encoding = Encoding.PCM16
     """Encoding of the audio that clients send. PCM16 is the smallest. A change rebuilds."""
-    frontend: Frontend = Frontend.NUMPY
+    feature_extractor: FeatureExtractor = FeatureExtractor.NUMPY
     """Numpy computes the features inside the model's graph. NeMo runs NeMo's own preprocessor before it, as a
     reference; it needs a Triton image with NeMo."""
 
@@ -461,9 +468,9 @@ class Acceptance(ApiModel):
     """What a build must achieve to be published: it has to transcribe like the checkpoint."""
 
     max_wer_increase_permille: Annotated[int, Field(ge=0, le=1000)] = 5
-    """How much the word error rate may be above the checkpoint's, in thousandths of the words."""
+    """How much the word error rate may be above the checkpoint's, in tenths of a percent: 5 is 0.5 %."""
     min_token_agreement_permille: Annotated[int, Field(ge=0, le=1000)] = 990
-    """How many tokens must be the checkpoint's, in thousandths."""
+    """How many tokens must be the checkpoint's, in tenths of a percent: 990 is 99 %."""
     audio: CheckAudio | None = None
     """Your own audio to check with. The default is a small set that ships with the builder; a model of another language
     than English needs its own."""
@@ -484,9 +491,9 @@ class Gpu(ApiModel):
     nvidia.com/mig-1g.5gb."""
     count: Annotated[int, Field(ge=1, le=16)] = 1
     """How many of them each pod gets."""
-    select_product: bool = True
-    """Whether pods select nodes by the label nvidia.com/gpu.product. False where nodes have no such label; then
-    nodeSelector must lead to the right GPUs."""
+    node_selection: NodeSelection = NodeSelection.BY_PRODUCT_LABEL
+    """ByProductLabel: pods select nodes by the label nvidia.com/gpu.product. NodeSelectorOnly: for nodes without that
+    label; then the pool's nodeSelector must lead to the right GPUs."""
 
 
 class Batching(ApiModel):
@@ -770,22 +777,22 @@ class Spec(ApiModel):
         json_schema_extra=rules(
             Rule(
                 "!has(self.image) || !has(self.image.triton) || has(self.image.tensorrt) || "
-                "self.engine.preferred != 'TensorRT' || !self.pools.exists(p, has(p.gpu))",
+                "self.runtime.preferred != 'TensorRT' || !self.pools.exists(p, has(p.gpu))",
                 "write image.tensorrt, the TensorRT version of image.triton (its variable TRT_VERSION): plans run on "
                 "no other",
                 ".image",
             ),
             Rule(
-                "self.engine.preferred == 'TensorRT' || !has(self.engine.precision) || self.engine.precision == 'FP32' "
-                "|| self.pools.all(p, has(p.gpu))",
+                "self.runtime.preferred == 'TensorRT' || !has(self.runtime.precision) || "
+                "self.runtime.precision == 'FP32' || self.pools.all(p, has(p.gpu))",
                 "pools without gpu run FP32; with preferred OnnxRuntime write precision FP32, or give every pool a gpu",
-                ".engine",
+                ".runtime",
             ),
             Rule(
-                "!has(self.engine.shapes) || size(self.engine.shapes) == 0 || "
-                "self.engine.shapes.exists(s, s.seconds >= self.audio.maxSeconds)",
-                "at least one of engine.shapes must be as long as audio.maxSeconds, the longest audio that is served",
-                ".engine",
+                "!has(self.runtime.shapes) || size(self.runtime.shapes) == 0 || "
+                "self.runtime.shapes.exists(s, s.seconds >= self.audio.maxSeconds)",
+                "at least one of runtime.shapes must be as long as audio.maxSeconds, the longest audio that is served",
+                ".runtime",
             ),
         )
     )
@@ -797,7 +804,7 @@ class Spec(ApiModel):
     pools: Annotated[list[Pool], Field(min_length=1, max_length=MAX_POOLS, json_schema_extra=list_map("name"))]
     """Serving pods: one Deployment for each kind of GPU, and for CPU. All of them serve the same model behind one
     Service."""
-    engine: EngineSpec = EngineSpec()
+    runtime: RuntimeSpec = RuntimeSpec()
     """The runtime of the acoustic model."""
     audio: Audio = Audio()
     """The audio that is served."""
@@ -852,7 +859,7 @@ class Artifact(ApiModel):
 
     build: Annotated[str, StringConstraints(max_length=63)]
     """What it was built from, as the name of the build's Job has it."""
-    engine: Engine
+    runtime: Runtime
     """OnnxRuntime, or TensorRT for a plan."""
     head: Annotated[str, StringConstraints(max_length=32)] | None = None
     """The checkpoint's head that was built and compared with NeMo: CTC, also of a hybrid that has a transducer, too."""
@@ -867,11 +874,11 @@ class Artifact(ApiModel):
     tensorrt: StatusText | None = None
     """The TensorRT version of a plan."""
     wer_permille: Annotated[int, Field(ge=0)] | None = None
-    """Word error rate on the check audio through Triton, in thousandths."""
+    """Word error rate on the check audio through Triton, in tenths of a percent: 52 is 5.2 %."""
     checkpoint_wer_permille: Annotated[int, Field(ge=0)] | None = None
-    """Word error rate of the checkpoint itself, where the words are known."""
+    """Word error rate of the checkpoint itself, where the words are known, in tenths of a percent: 52 is 5.2 %."""
     token_agreement_permille: Annotated[int, Field(ge=0, le=1000)] | None = None
-    """Tokens that are the checkpoint's, in thousandths."""
+    """Tokens that are the checkpoint's, in tenths of a percent: 998 is 99.8 %."""
     audio_seconds_per_second: Annotated[int, Field(ge=0)] | None = None
     """Throughput of a plan on the GPU alone, in seconds of audio per second."""
     bytes: Annotated[int, Field(ge=0)] | None = None
@@ -885,7 +892,7 @@ class PoolStatus(ApiModel):
     """Name of the pool."""
     deployment: StatusText
     """Name of its Deployment."""
-    engine: Engine | None = None
+    runtime: Runtime | None = None
     """What its pods run now, or start to."""
     active: StatusText | None = None
     """URI of the artifact that its pods have."""
@@ -932,14 +939,14 @@ class Status(ApiModel):
     """metadata.generation that this status is of."""
     conditions: Annotated[list[Condition], Field(max_length=16, json_schema_extra=list_map("type"))] = []
     """Ready, Built, Serving; Reconciling, Stalled, Degraded while they are true."""
-    engine: StatusText | None = None
-    """Engines of all pools: TensorRT, OnnxRuntime, or both."""
+    runtime: StatusText | None = None
+    """Runtimes of all pools: TensorRT, OnnxRuntime, or both."""
     replicas: Annotated[int, Field(ge=0)] | None = None
     """Pods of all pools."""
     ready_replicas: Annotated[int, Field(ge=0)] | None = None
     """Pods of all pools that answer requests."""
-    ready: StatusText | None = None
-    """Ready pods of all pods, for people, such as 2/3."""
+    ready_summary: StatusText | None = None
+    """Ready pods and wanted pods of all pools, for people, such as 2/3."""
     artifacts: Annotated[list[Artifact], Field(max_length=32, json_schema_extra=list_map("build"))] = []
     """Built model repositories that this resource uses."""
     pools: Annotated[list[PoolStatus], Field(max_length=MAX_POOLS * 2, json_schema_extra=list_map("name"))] = []

@@ -60,7 +60,7 @@ HINTS: dict[str, str] = {
     Reason.NAME_TAKEN: "Rename the resource or its pool, or remove the object that has the name.",
     Reason.REFUSED: "Change what the API server names in the message: quota, policy, or a field of the spec.",
     "Rejected": "The build does not transcribe like the checkpoint, and was not published. Its log names the "
-    "utterances: kubectl logs -n {namespace} job/{job}. Try engine.precision FP32, or check audio of the "
+    "utterances: kubectl logs -n {namespace} job/{job}. Try runtime.precision FP32, or check audio of the "
     "model's language.",
 }
 """What to do, by reason; builders' own reasons that are not here get that of BuildFailed."""
@@ -226,7 +226,7 @@ def _former_attempts(snapshot: Snapshot, name: str) -> Finding | None:
 
 def what(artifact: api.Artifact) -> str:
     """An artifact in a few words."""
-    if artifact.engine is not api.Engine.TENSORRT:
+    if artifact.runtime is not api.Runtime.TENSORRT:
         return "the ONNX model"
     return f"the plan for {artifact.gpu_product} and TensorRT {artifact.tensorrt}"
 
@@ -309,12 +309,12 @@ def _autoscaler(snapshot: Snapshot, pool: api.Pool, state: PoolState | None) -> 
 
 NO_NODE = (
     "Correct gpu.product, add nodes, or wait for an autoscaler that makes them; where nodes have no such label, write "
-    "selectProduct: false and a nodeSelector."
+    "gpu.nodeSelection: NodeSelectorOnly and a nodeSelector."
 )
 
 
 def _no_node(snapshot: Snapshot, pool: api.Pool) -> str | None:
-    if pool.gpu is None or not pool.gpu.select_product or snapshot.products is None:
+    if pool.gpu is None or snapshot.products is None or pool.gpu.node_selection is api.NodeSelection.NODE_SELECTOR_ONLY:
         return None
     if pool.gpu.product in snapshot.products:
         return None

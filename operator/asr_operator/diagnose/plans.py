@@ -37,7 +37,7 @@ class Plan:
         compute_capability: Of that GPU.
         tensorrt: The version that a plan must be of; None where nobody has said yet.
         state: How far the plan is.
-        serves: Engine of its pods now.
+        serves: Runtime of its pods now.
         note: More about the state.
     """
 
@@ -96,7 +96,7 @@ def plans(snapshot: Snapshot) -> list[Plan]:
                 compute_capability=pool.gpu.compute_capability if pool.gpu else None,
                 tensorrt=progress.tensorrt or (spec.image.tensorrt if pool.gpu else None),
                 state=progress.state,
-                serves=state.artifact.engine.value if state and state.artifact and state.ready else None,
+                serves=state.artifact.runtime.value if state and state.artifact and state.ready else None,
                 note=progress.note,
             )
         )
@@ -106,8 +106,8 @@ def plans(snapshot: Snapshot) -> list[Plan]:
 def _progress(snapshot: Snapshot, spec: api.Spec, pool: api.Pool, status: api.Status, seen: Observation) -> Progress:
     if pool.gpu is None:
         return Progress(State.NOT_NEEDED, "pods without a GPU run ONNX")
-    if spec.engine.preferred is not api.Engine.TENSORRT:
-        return Progress(State.NOT_NEEDED, "spec.engine.preferred is OnnxRuntime")
+    if spec.runtime.preferred is not api.Runtime.TENSORRT:
+        return Progress(State.NOT_NEEDED, "spec.runtime.preferred is OnnxRuntime")
     product = names.plan_product(pool.gpu.product)
     for job in snapshot.jobs:
         arguments = _arguments(job)
@@ -115,7 +115,7 @@ def _progress(snapshot: Snapshot, spec: api.Spec, pool: api.Pool, status: api.St
             of_job = _of_job(seen.jobs[job["metadata"]["name"]], arguments.get("serving-tensorrt"))
             if of_job is not None:
                 return of_job
-    plans = [item for item in status.artifacts if item.engine is api.Engine.TENSORRT]
+    plans = [item for item in status.artifacts if item.runtime is api.Runtime.TENSORRT]
     for artifact in plans:
         if artifact.gpu_product == product:
             return Progress(State.PUBLISHED, measured(artifact), artifact.tensorrt)

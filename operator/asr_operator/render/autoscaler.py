@@ -97,7 +97,7 @@ def target_of(context: Context, pool: api.Pool, artifact: api.Artifact | None) -
     if artifact is not None and artifact.audio_seconds_per_second:
         share = artifact.audio_seconds_per_second * DEFAULT_PLAN_PERCENT // 100
         return api.Target(audio_seconds_per_second=max(share, 1))
-    return api.Target(pending_requests=pool.batching.max_batch_size or context.spec.engine.max_batch_size)
+    return api.Target(pending_requests=pool.batching.max_batch_size or context.spec.runtime.max_batch_size)
 
 
 def _target(name: str) -> Object:

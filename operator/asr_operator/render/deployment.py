@@ -141,7 +141,7 @@ def _annotations(artifact: api.Artifact) -> dict[str, str]:
         names.BUILD_ANNOTATION: artifact.build,
         names.ARTIFACT_ANNOTATION: artifact.uri,
         names.DIGEST_ANNOTATION: artifact.manifest_sha256,
-        names.ENGINE_ANNOTATION: artifact.engine.value,
+        names.ENGINE_ANNOTATION: artifact.runtime.value,
         names.PRODUCT_ANNOTATION: artifact.gpu_product,
         names.CAPABILITY_ANNOTATION: artifact.compute_capability,
         names.TENSORRT_ANNOTATION: artifact.tensorrt,
@@ -154,7 +154,7 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
     volume = pool.model_volume
     storage_volumes, _ = pods.storage_volumes(context)
     tls = context.spec.service.tls_secret_ref
-    plan = serving.artifact.engine is api.Engine.TENSORRT
+    plan = serving.artifact.runtime is api.Runtime.TENSORRT
     if volume.claim_name is not None:
         models: Object = {"persistentVolumeClaim": {"claimName": volume.claim_name}}
     else:
@@ -198,7 +198,7 @@ def overrides_of(pool: api.Pool, artifact: api.Artifact) -> dict[str, int | str]
     say nothing; a plan runs on a GPU or not at all.
     """
     found: dict[str, int | str] = dict(pool.batching.as_json())
-    if artifact.engine is api.Engine.ONNX_RUNTIME:
+    if artifact.runtime is api.Runtime.ONNX_RUNTIME:
         found["device"] = "CPU" if pool.gpu is None else "GPU"
     return found
 
@@ -212,7 +212,7 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     artifact = serving.artifact
     overrides = overrides_of(pool, artifact)
     _, storage_mounts = pods.storage_volumes(context)
-    plan = artifact.engine is api.Engine.TENSORRT
+    plan = artifact.runtime is api.Runtime.TENSORRT
     variables = {"HOME": "/tmp"} | pods.storage_variables(context)  # noqa: S108 (a pod's own)
     args = [
         artifact.uri,
@@ -345,7 +345,7 @@ def _spread(context: Context, pool: api.Pool) -> list[Object]:
 
 def shared_memory(spec: api.Spec) -> int:
     """Bytes of /dev/shm: each Python model passes whole batches of the longest audio through it, in and out."""
-    batch = max(spec.engine.max_batch_size, *(shape.batch for shape in spec.engine.shapes), 64)
+    batch = max(spec.runtime.max_batch_size, *(shape.batch for shape in spec.runtime.shapes), 64)
     audio = batch * spec.audio.max_seconds * 16_000 * 4
     wanted = PYTHON_MODELS * SHARED_MEMORY_BYTES + 2 * audio
     return math.ceil(min(wanted, MOST_SHARED_MEMORY) / QUARTER_GIB) * QUARTER_GIB

@@ -44,12 +44,12 @@ class Build:
 
     Attributes:
         name: What is built: `onnx-…` or `plan-…`.
-        engine: Of the artifact.
+        runtime: Of the artifact.
         job: The Job, without owners.
     """
 
     name: str
-    engine: api.Engine
+    runtime: api.Runtime
     job: Object
 
     @property
@@ -69,8 +69,8 @@ def onnx(context: Context) -> Build:
     inputs = {
         "format": ARTIFACT_FORMAT,
         "model": spec.model.as_json(),
-        "precision": onnx_precision(spec.engine),
-        "maxBatchSize": spec.engine.max_batch_size,
+        "precision": onnx_precision(spec.runtime),
+        "maxBatchSize": spec.runtime.max_batch_size,
         "audio": spec.audio.as_json(),
         "acceptance": spec.acceptance.as_json(),
         # All of it: pods roll to other credentials once a build has read the artifact with them.
@@ -82,10 +82,10 @@ def onnx(context: Context) -> Build:
         f"--source={source}",
         f"--name={spec.model.name}",
         f"--storage={spec.storage.uri}",
-        f"--precision={onnx_precision(spec.engine).lower()}",
-        f"--frontend={spec.audio.frontend.lower()}",
-        f"--wire={spec.audio.wire.lower()}",
-        f"--max-batch-size={spec.engine.max_batch_size}",
+        f"--precision={onnx_precision(spec.runtime).lower()}",
+        f"--frontend={spec.audio.feature_extractor.lower()}",
+        f"--wire={spec.audio.encoding.lower()}",
+        f"--max-batch-size={spec.runtime.max_batch_size}",
         f"--max-audio-seconds={spec.audio.max_seconds}",
         f"--max-wer-increase-permille={spec.acceptance.max_wer_increase_permille}",
         f"--min-token-agreement-permille={spec.acceptance.min_token_agreement_permille}",
@@ -98,7 +98,7 @@ def onnx(context: Context) -> Build:
     }
     return _build(
         context,
-        api.Engine.ONNX_RUNTIME,
+        api.Runtime.ONNX_RUNTIME,
         inputs=inputs,
         command=command,
         variables=variables,
@@ -113,8 +113,8 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
     """The build of the plan for a pool's GPU from the checked ONNX model, on a node of the pool."""
     spec, gpu = context.spec, pool.gpu
     assert gpu is not None  # noqa: S101 (plans are for pools with a GPU)
-    shapes = [f"{shape.seconds}x{shape.batch}" for shape in spec.engine.shapes]
-    precision = spec.engine.precision or api.Precision.FP16
+    shapes = [f"{shape.seconds}x{shape.batch}" for shape in spec.runtime.shapes]
+    precision = spec.runtime.precision or api.Precision.FP16
     inputs = {
         "format": ARTIFACT_FORMAT,
         "model": model.manifest_sha256,
@@ -138,7 +138,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
     ]
     return _build(
         context,
-        api.Engine.TENSORRT,
+        api.Runtime.TENSORRT,
         inputs=inputs,
         command=command,
         variables={"NVIDIA_DRIVER_CAPABILITIES": "compute,utility"},
@@ -149,11 +149,11 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
     )
 
 
-def onnx_precision(engine: api.EngineSpec) -> api.Precision:
+def onnx_precision(runtime: api.RuntimeSpec) -> api.Precision:
     """Precision of the ONNX model: plans are built from FP32, and CPU pools run it."""
-    if engine.preferred is api.Engine.TENSORRT:
+    if runtime.preferred is api.Runtime.TENSORRT:
         return api.Precision.FP32
-    return engine.precision or api.Precision.FP32
+    return runtime.precision or api.Precision.FP32
 
 
 def _common(spec: api.Spec) -> list[str]:
@@ -182,7 +182,7 @@ def _source(source: api.Source) -> tuple[str, list[Object], list[Object], list[O
 
 def _build(
     context: Context,
-    engine: api.Engine,
+    runtime: api.Runtime,
     *,
     inputs: Object,
     command: list[str],
@@ -193,7 +193,7 @@ def _build(
     gpu: dict[str, int],
 ) -> Build:
     spec, settings = context.spec, context.settings
-    kind = "plan" if engine is api.Engine.TENSORRT else "onnx"
+    kind = "plan" if runtime is api.Runtime.TENSORRT else "onnx"
     name = f"{kind}-{names.digest(inputs)}"
     storage_volumes, storage_mounts = pods.storage_volumes(context)
     ours = {"HOME": WORK} | pods.storage_variables(context)
@@ -202,7 +202,7 @@ def _build(
         ours |= variables
     else:
         extra = variables
-    builder = context.triton.builder if engine is api.Engine.TENSORRT else None
+    builder = context.triton.builder if runtime is api.Runtime.TENSORRT else None
     container = pods.container(
         context,
         names.BUILD_CONTAINER,
@@ -279,7 +279,7 @@ def _build(
         },
         "spec": job_spec,
     }
-    return Build(name, engine, job)
+    return Build(name, runtime, job)
 
 
 def _settings(build: api.Build) -> Object:

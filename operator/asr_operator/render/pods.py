@@ -106,7 +106,7 @@ def placement(pool: api.Pool) -> Object:
     selector = dict(pool.node_selector)
     tolerations = [item.as_json() for item in pool.tolerations]
     if pool.gpu is not None:
-        if pool.gpu.select_product:
+        if pool.gpu.node_selection is api.NodeSelection.BY_PRODUCT_LABEL:
             selector = {names.PRODUCT_NODE_LABEL: pool.gpu.product} | selector
         # The usual taint of GPU nodes; whoever asks for a GPU means to run there.
         usual = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}

@@ -47,18 +47,18 @@ def _serving(context: Context, pool: api.Pool, model: api.Artifact) -> Serving:
 
 
 def _has_plan(context: Context, pool: api.Pool) -> bool:
-    return pool.gpu is not None and context.spec.engine.preferred is api.Engine.TENSORRT
+    return pool.gpu is not None and context.spec.runtime.preferred is api.Runtime.TENSORRT
 
 
 def _artifact(context: Context) -> api.Artifact:
     uri = f"{context.spec.storage.uri[:900].rstrip('/')}/{context.spec.model.name}/{DIGEST}"
-    return api.Artifact(build="onnx", engine=api.Engine.ONNX_RUNTIME, uri=uri, manifest_sha256=DIGEST)
+    return api.Artifact(build="onnx", runtime=api.Runtime.ONNX_RUNTIME, uri=uri, manifest_sha256=DIGEST)
 
 
 def _plan(context: Context, pool: api.Pool) -> api.Artifact:
     assert pool.gpu is not None  # noqa: S101 (plans are for pools with a GPU)
     found = {
-        "engine": api.Engine.TENSORRT,
+        "runtime": api.Runtime.TENSORRT,
         "gpu_product": names.plan_product(pool.gpu.product),
         "compute_capability": pool.gpu.compute_capability,
         "tensorrt": context.triton.tensorrt,

@@ -617,8 +617,8 @@ class Autoscaling(ApiModel):
     a TensorRT plan audioSecondsPerSecond of 40 % of the throughput that was measured when it was built, else
     pendingRequests of one full batch."""
     provider: Provider = Provider.HPA
-    """HPA (needs a metrics adapter unless the target is CPU), KEDA (needs KEDA and Prometheus), or External: an
-    autoscaler of your own sets the replicas of the pool's Deployment. The operator makes it with minReplicas, and
+    """HPA (needs a metrics adapter unless the target is CPU), KEDA (needs KEDA and Prometheus), or External: your
+    autoscaler sets the replicas of the pool's Deployment. The operator creates it with minReplicas, and
     leaves them alone after that."""
     behavior: Behavior = Behavior()
     """How fast replicas follow the load, as in a HorizontalPodAutoscaler: by default up at once, down slowly."""

@@ -13,8 +13,11 @@ from asr_contract.errors import IncompatiblePlanError
 from asr_contract.recipe import Engine, PlanTarget
 from asr_operator.api import v1alpha1 as api
 from asr_operator.decide import incompatibility
+from asr_operator.diagnose.plans import State, plans
+from asr_operator.diagnose.snapshot import Snapshot
 from asr_operator.render import deployment, pods
 from model_builder import artifact_store, driver
+from tests.support.operator import manifest as resource_of
 from tests.support.operator_examples import context, example, plan_for
 from tests.unit.test_artifact import manifest
 from tests.unit.test_recipe import example as recipe
@@ -27,7 +30,8 @@ PLATFORMS = st.builds(
     st.sampled_from([None, "8.9", "9.0"]),
     st.none() | VERSIONS,
 )
-PLAN = Platform("NVIDIA-L4", "8.9", "11.2.1")
+BUILT = ("NVIDIA-L4", "8.9", "11.2.1")
+PLAN = Platform(*BUILT)
 
 
 @given(PLATFORMS, PLATFORMS)
@@ -96,14 +100,10 @@ def test_the_shell_in_pods_accepts_the_images_that_the_rule_accepts(
     assert code == (0 if accepted else IncompatiblePlanError.exit_code)
 
 
-def built(plan: Platform) -> Manifest:
-    """The manifest of a plan."""
-    target = PlanTarget(
-        onnx_repository="0" * 64,
-        gpu_product=plan.gpu_product,
-        compute_capability=plan.compute_capability,
-        tensorrt=plan.tensorrt,
-    )
+def built() -> Manifest:
+    """The manifest of the plan."""
+    product, capability, tensorrt = BUILT
+    target = PlanTarget(onnx_repository="0" * 64, gpu_product=product, compute_capability=capability, tensorrt=tensorrt)
     changed = recipe().model_copy(update={"engine": Engine.TENSORRT, "plan": target})
     return manifest("english_stt/config.pbtxt").model_copy(update={"recipe": changed})
 
@@ -120,7 +120,7 @@ HERE = st.builds(
 def test_fetch_refuses_what_the_rule_refuses(here: Platform) -> None:
     refused = False
     try:
-        artifact_store.check_plan(built(PLAN), here.gpu_product, here.compute_capability, here.tensorrt)
+        artifact_store.check_plan(built(), here.gpu_product, here.compute_capability, here.tensorrt)
     except IncompatiblePlanError:
         refused = True
     assert refused == (difference(PLAN, here) is not None)
@@ -137,9 +137,18 @@ def test_the_operator_gives_a_plan_to_no_pool_that_the_rule_refuses(here: Platfo
     }
     spec = body["spec"] | {"pools": [{"name": "l4", "gpu": gpu}], "image": image}
     found = context(body | {"spec": spec})
-    artifact = plan_for(PLAN.gpu_product, PLAN.compute_capability, PLAN.tensorrt)
+    artifact = plan_for(*BUILT)
     refused = incompatibility(found, found.spec.pools[0], artifact) is not None
     assert refused == (difference(PLAN, here) is not None)
+
+
+@given(HERE)
+def test_a_plan_is_shown_as_published_for_the_pools_that_the_rule_gives_it_to(here: Platform) -> None:
+    gpu = {"product": here.gpu_product, "computeCapability": here.compute_capability}
+    resource = resource_of("speech", pools=[{"name": "l4", "gpu": gpu}], image={"tensorrt": here.tensorrt})
+    resource["status"] = {"artifacts": [plan_for(*BUILT).as_json()]}
+    (shown,) = plans(Snapshot(resource))
+    assert (shown.state is State.PUBLISHED) == (difference(PLAN, here) is None)
 
 
 def test_the_operator_gives_no_pool_a_plan_that_does_not_name_its_tensorrt() -> None:

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from asr_contract.errors import BuilderError, MissingExtraError, WorkFolderError
 from asr_contract.recipe import Engine, Frontend, Precision, Wire
+from asr_contract.server import GRPC_PORT, HTTP_PORT, METRICS_PORT
 from model_builder import __doc__ as description
 from model_builder import environment, stop
 from model_builder.progress import JsonReporter, Reporter, RichReporter
@@ -574,9 +575,9 @@ def serve(
         Path, typer.Argument(help="A fetched artifact, or any Triton model repository.", exists=True, file_okay=False)
     ],
     *,
-    grpc_port: Annotated[int, typer.Option(help="gRPC; 8001 is Triton's own default.")] = 8001,
-    http_port: Annotated[int, typer.Option(help="HTTP: /v2/health/ready and the REST API.")] = 8000,
-    metrics_port: Annotated[int, typer.Option(help="Prometheus: /metrics.")] = 8002,
+    grpc_port: Annotated[int, typer.Option(help=f"gRPC; {GRPC_PORT} is Triton's own default.")] = GRPC_PORT,
+    http_port: Annotated[int, typer.Option(help="HTTP: /v2/health/ready and the REST API.")] = HTTP_PORT,
+    metrics_port: Annotated[int, typer.Option(help="Prometheus: /metrics.")] = METRICS_PORT,
     json_log: Json = False,
 ) -> None:
     """Serve a repository with a real Triton on this machine until Ctrl-C.

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from asr_client import __doc__ as description
+from asr_contract.server import GRPC_PORT
 
 if TYPE_CHECKING:
     # What these load is for the commands that need it: --help is quick, and works without the extra `client`.
@@ -94,7 +95,7 @@ def _tls(asked: bool, authorities: Path | None, server_name: str | None) -> "Tls
     return Tls(authorities, server_name)
 
 
-DEFAULT_URL = "localhost:8001"
+DEFAULT_URL = f"localhost:{GRPC_PORT}"
 DEFAULT_MODEL = "english_stt"
 DEFAULT_RETRIES = 6
 """Their pauses take 12 s on average, 24 at most: other pods answer sooner, one that starts again later."""

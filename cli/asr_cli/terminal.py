@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 def new_console(*, stderr: bool = False, width: int | None = None) -> Console:
-    """A console of rich that shows text as it is."""
+    """Return a console without highlighting and emoji."""
     # Without emoji: rich would make one of `:b:` in an address or in a file's name.
     return Console(stderr=stderr, width=width, highlight=False, emoji=False)
 

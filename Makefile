@@ -35,7 +35,7 @@ WITH_PROGRESS = $(CURDIR)/tests/support/with-progress
 export SSL_CERT_FILE ?= $(wildcard /etc/ssl/certs/ca-certificates.crt)
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help setup demo demo-local test lint unit docs lock clean cluster-setup cluster-up cluster-down cluster-status images \
+.PHONY: help setup demo demo-local test test-fast lint unit docs lock clean cluster-setup cluster-up cluster-down cluster-status images \
   benchmark-tools
 
 help: ## Show the targets
@@ -57,6 +57,9 @@ lint: setup $(ACTIONLINT) ## Style, types, layers and GitHub workflows
 	@mypy --no-error-summary && echo "mypy: clean"
 	@lint-imports | tail -n 2
 	@$(ACTIONLINT) -shellcheck= -pyflakes= && echo "actionlint: clean"
+
+test-fast: lint ## For everyday work: style, types, layers, unit tests; minutes, without root or a cluster
+	@python -m pytest tests/unit --numprocesses 2
 
 unit: setup ## Unit tests alone: about a minute, no torch
 	@python -m pytest tests/unit

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from asr_contract.artifact import MANIFEST, File, Manifest, ModelFacts, Provenance, content_digest, parse_manifest
+from asr_contract.compatibility import Platform, difference
 from asr_contract.errors import ArtifactError, IncompatiblePlanError, WorkFolderError
 from asr_contract.recipe import ARTIFACT_FORMAT, Recipe, build_key
 from model_builder.progress import Reporter, Task
@@ -176,23 +177,13 @@ def check_plan(manifest: Manifest, product: str | None, capability: str | None, 
     plan = manifest.recipe.plan
     if plan is None:
         return
-    for what, built, here in (
-        ("GPU product", plan.gpu_product, product),
-        ("compute capability", plan.compute_capability, capability),
-        ("TensorRT", _version(plan.tensorrt, tensorrt), tensorrt),
-    ):
-        if here is not None and built != here:
-            raise IncompatiblePlanError(
-                f"the plan is for {what} {built}, but {here} is here; a plan runs nowhere but where it was built for"
-            )
-
-
-def _version(built: str, here: str | None) -> str:
-    """The plan's version, in the words of the other one if major, minor and patch are the same."""
-    if here is None:
-        return built
-    length = min(3, len(here.split(".")), len(built.split(".")))
-    return here if built.split(".")[:length] == here.split(".")[:length] else built
+    built = Platform(plan.gpu_product, plan.compute_capability, plan.tensorrt)
+    here = Platform(product, capability, tensorrt)
+    if (what := difference(built, here)) is not None:
+        raise IncompatiblePlanError(
+            f"the plan is for {what} {built.value(what)}, but {here.value(what)} is here; a plan runs nowhere but "
+            "where it was built for"
+        )
 
 
 def fetch(uri: str, destination: Path, *, sha256: str | None, reporter: Reporter) -> Manifest:

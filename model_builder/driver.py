@@ -4,13 +4,12 @@ import ctypes
 import re
 from collections.abc import Callable
 
+from asr_contract.compatibility import Platform, difference
 from asr_contract.errors import GpuError, IncompatiblePlanError
 
 LIBRARY = "libcuda.so.1"
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 """Numbers of the attributes in the driver's API."""
-SHARED = "-SHARED"
-"""What GPU feature discovery adds to the product of a GPU in time slices."""
 
 
 def first_gpu() -> tuple[str, str]:
@@ -51,8 +50,7 @@ def check(product: str, capability: str | None, found: tuple[str, str]) -> None:
     Raises:
         IncompatiblePlanError: It is another.
     """
-    wanted = product.removesuffix(SHARED)
-    if found[0] != wanted or capability not in {None, found[1]}:
+    if difference(Platform(product, capability), Platform(*found)) is not None:
         raise IncompatiblePlanError(
             f"this GPU is {found[0]} with compute capability {found[1]}, but {product}"
             f"{f' with {capability}' if capability else ''} is expected; correct gpu.product or the node selector"

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asr_contract.artifact import Manifest, content_digest
+from asr_contract.compatibility import same_tensorrt
 from asr_contract.errors import ArtifactError, CheckAudioError, IncompatiblePlanError, PlanError
 from asr_contract.recipe import ARTIFACT_FORMAT, Engine, PlanTarget, Precision, Recipe, build_key
 from asr_serving.tensors import SAMPLE_RATE, model_names
@@ -237,7 +238,7 @@ def check_server(building: str, serving: str | None) -> None:
     Raises:
         IncompatiblePlanError: The server has another.
     """
-    if serving is not None and serving.split(".")[:3] != building.split(".")[:3]:
+    if serving is not None and not same_tensorrt(building, serving):
         raise IncompatiblePlanError(
             f"this builder has TensorRT {building}, the server {serving}; a plan runs only on the version that built "
             "it: use builder and serving images of one release"

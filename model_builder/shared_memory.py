@@ -12,11 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from asr_contract.errors import ServerError
+from asr_contract.server import MIB, REGION_BYTES, SHARED_MEMORY
 
-FOLDER = Path("/dev/shm")  # noqa: S108
-MIB = 1024 * 1024
-USUAL_START = 16 * MIB
-"""Of each Python model; Triton's default of 1 MiB holds half a minute of audio."""
+FOLDER = Path(SHARED_MEMORY)
 LEAST_START = MIB
 ROUNDED_TO = 64 * MIB
 SETTINGS = "settings.json"
@@ -39,7 +37,7 @@ class Needs:
     @property
     def total(self) -> int:
         """Bytes, rounded up to what one writes."""
-        return math.ceil((self.models * USUAL_START + self.batches) / ROUNDED_TO) * ROUNDED_TO
+        return math.ceil((self.models * REGION_BYTES + self.batches) / ROUNDED_TO) * ROUNDED_TO
 
     def start(self, free: int) -> int:
         """Bytes that each model's region starts with; regions grow, so less than usual where there is little.
@@ -47,7 +45,8 @@ class Needs:
         Raises:
             ServerError: `free` bytes are too few for all of them.
         """
-        start = USUAL_START if free >= self.total else min(USUAL_START, free // (4 * max(self.models, 1)) // MIB * MIB)
+        little = free // (4 * max(self.models, 1)) // MIB * MIB
+        start = REGION_BYTES if free >= self.total else min(REGION_BYTES, little)
         if start < LEAST_START:
             raise ServerError(f"{self.shortage(free)}, and Triton does not start; {self.advice}")
         return start

@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from asr_contract import server
 from asr_contract.errors import MissingExtraError, ServerError
 from model_builder import shared_memory, triton_paths
 from model_builder.ports import reserve
@@ -35,6 +36,8 @@ BACKENDS = "backends"
 START_SECONDS = 600.0
 """A server that dies is noticed at once: this is for large models, many profiles to warm up, and slow disks."""
 STOP_SECONDS = 30.0
+EXIT_SECONDS = 10
+"""That Triton itself gives what it has accepted."""
 POLL_SECONDS = 0.1
 LINE_LENGTH = 600
 """Python tracebacks come as one line of many thousand characters."""
@@ -45,12 +48,9 @@ WITHOUT_GPU = ("CudaDriverHelper has not been", "unable to create stream for", "
 
 
 @dataclass(frozen=True, slots=True)
-class Ports:
+class Ports(server.Ports):
     """TCP ports on `host`."""
 
-    grpc: int
-    http: int
-    metrics: int
     host: str = "127.0.0.1"
 
     @classmethod
@@ -66,7 +66,7 @@ class Ports:
             ServerError: One is in use, or twice among these, or not for this user.
         """
         with ExitStack() as held:
-            for name, port in (("grpc", self.grpc), ("http", self.http), ("metrics", self.metrics)):
+            for name, port in ((server.GRPC, self.grpc), (server.HTTP, self.http), (server.METRICS, self.metrics)):
                 try:
                     held.enter_context(socket.create_server((self.host, port)))
                 except (OSError, OverflowError) as error:
@@ -119,14 +119,14 @@ def _pytriton() -> Path:
 def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
     """Put the wheel's backends and ours together below `folder`; returns the server and its environment."""
     package = _pytriton()
-    server = package / "tritonserver"
+    installed = package / "tritonserver"
     minor = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / minor / "triton_python_backend_stub"
+    stub = installed / "python_backend_stubs" / minor / "triton_python_backend_stub"
     if not stub.is_file():
         raise ServerError(f"the Triton of nvidia-pytriton has no Python backend for Python {minor}")
     # Copies, not links: Triton refuses a backend whose files lie outside its folder.
     backends = folder / BACKENDS
-    shutil.copytree(server / "backends" / "python", backends / "python")
+    shutil.copytree(installed / "backends" / "python", backends / "python")
     shutil.copy2(stub, backends / "python" / stub.name)
     for backend in LOCAL_BACKENDS.iterdir():
         shutil.copytree(backend, backends / backend.name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -145,30 +145,21 @@ def _assemble_backends(folder: Path) -> tuple[str, dict[str, str]]:
             ]
         ),
     }
-    return str(server / "bin" / "tritonserver"), environment
+    return str(installed / "bin" / "tritonserver"), environment
 
 
 def command(repository: Path, backends: Path, binary: str, ports: Ports, *, region: int) -> list[str]:
     """The server's command line; the shared memory of each Python model starts with `region` bytes."""
     regions = f"triton-{uuid.uuid4().hex}-"
+    own = [
+        f"--backend-directory={backends}",
+        f"--backend-config=python,shm-region-prefix-name={regions}",
+        *(f"--{name}-address={ports.host}" for name in (server.GRPC, server.HTTP, server.METRICS)),
+    ]
     return [
         *(sys.executable, "-m", "model_builder.tether", regions),
         binary,
-        f"--model-repository={repository}",
-        f"--backend-directory={backends}",
-        "--model-control-mode=none",
-        "--strict-readiness=true",
-        "--exit-on-error=true",
-        "--disable-auto-complete-config",
-        f"--backend-config=python,shm-default-byte-size={region}",
-        f"--backend-config=python,shm-region-prefix-name={regions}",
-        f"--grpc-address={ports.host}",
-        f"--http-address={ports.host}",
-        f"--metrics-address={ports.host}",
-        f"--grpc-port={ports.grpc}",
-        f"--http-port={ports.http}",
-        f"--metrics-port={ports.metrics}",
-        "--exit-timeout-secs=10",
+        *server.arguments(str(repository), ports, exit_seconds=EXIT_SECONDS, region_bytes=region, own=own),
     ]
 
 

@@ -5,14 +5,14 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from asr_contract.findings import Finding, Outcome
+from asr_contract.server import MIB, REGION_BYTES, SHARED_MEMORY
 
-FOLDER = Path("/dev/shm")  # noqa: S108
+FOLDER = Path(SHARED_MEMORY)
 REGIONS = "triton*"
 """Names of the regions of Triton's Python models."""
-MIB = 1024 * 1024
 LEAST = 128 * MIB
 """What three Python models and an acoustic one take with a batch or two of long utterances; Docker gives 64 MB."""
-FULL = 16 * MIB
+FULL = REGION_BYTES
 """A region grows by steps; with less than this left, a batch of long utterances finds no room."""
 
 

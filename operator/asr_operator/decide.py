@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from asr_operator import names
+from asr_contract import compatibility
+from asr_contract.compatibility import Aspect
 from asr_operator.api import v1alpha1 as api
 from asr_operator.events import Reason
 from asr_operator.observe import JobState, Observation, Phase, PoolState
 from asr_operator.render import jobs
-from asr_operator.render.context import Context, same_tensorrt
+from asr_operator.render.context import Context
 from asr_operator.render.deployment import Serving
 from asr_operator.render.origin import Origin
 
@@ -260,18 +261,21 @@ def incompatibility(context: Context, pool: api.Pool, artifact: api.Artifact) ->
         return None
     if pool.gpu is None:
         return f"pool {pool.name} has no GPU, {artifact.uri} is a TensorRT plan"
-    if artifact.gpu_product != names.plan_product(pool.gpu.product):
-        return f"{artifact.uri} is a plan for {artifact.gpu_product}, pool {pool.name} has {pool.gpu.product}"
-    if artifact.compute_capability not in {None, pool.gpu.compute_capability}:
-        return (
-            f"{artifact.uri} is a plan for compute capability {artifact.compute_capability}, pool {pool.name} has "
-            f"{pool.gpu.compute_capability}"
-        )
-    if artifact.tensorrt is None or not same_tensorrt(artifact.tensorrt, context.triton.tensorrt):
-        return (
-            f"{artifact.uri} is a plan of TensorRT {artifact.tensorrt}, the pods of pool {pool.name} have "
-            f"{context.triton.tensorrt}"
-        )
+    plan = compatibility.Platform(artifact.gpu_product, artifact.compute_capability, artifact.tensorrt)
+    here = compatibility.Platform(pool.gpu.product, pool.gpu.compute_capability, context.triton.tensorrt)
+    match compatibility.missing(plan) or compatibility.difference(plan, here):
+        case Aspect.GPU_PRODUCT:
+            return f"{artifact.uri} is a plan for {artifact.gpu_product}, pool {pool.name} has {pool.gpu.product}"
+        case Aspect.COMPUTE_CAPABILITY:
+            return (
+                f"{artifact.uri} is a plan for compute capability {artifact.compute_capability}, pool {pool.name} has "
+                f"{pool.gpu.compute_capability}"
+            )
+        case Aspect.TENSORRT:
+            return (
+                f"{artifact.uri} is a plan of TensorRT {artifact.tensorrt}, the pods of pool {pool.name} have "
+                f"{context.triton.tensorrt}"
+            )
     return None
 
 

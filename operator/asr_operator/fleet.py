@@ -12,6 +12,7 @@ from kubernetes.utils.quantity import parse_quantity
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from asr_contract import telemetry
 from asr_operator import conditions, lifetime, metrics, names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.observe import time_of
@@ -162,7 +163,7 @@ def target_of(autoscaler: Object) -> tuple[str, float] | None:
         for trigger in spec.get("triggers", ())[:1]:
             told = trigger["metadata"]
             if trigger["type"] == "prometheus":
-                audio = names.AUDIO_COUNTER in told["query"]
+                audio = telemetry.AUDIO_SECONDS in told["query"]
                 return SIGNALS[names.AUDIO_RATE_METRIC if audio else names.PENDING_METRIC], float(told["threshold"])
             return CPU, float(told["value"])
     except (KeyError, ValueError):  # one scrape is of all resources; the next pass puts the autoscaler right

@@ -1,4 +1,4 @@
-"""Every name, label, annotation, port and path that the operator writes: once."""
+"""Every name, label and annotation that the operator writes: once."""
 
 import hashlib
 import json
@@ -48,9 +48,6 @@ HAND = "kubectl"
 MANAGED = f"{MANAGED_BY_LABEL}={OPERATOR}"
 """Selector of all children."""
 
-GRPC_PORT, HTTP_PORT, METRICS_PORT = 8001, 8000, 8002
-GRPC, HTTP, METRICS = "grpc", "http", "metrics"
-
 TRITON_CONTAINER = "triton"
 FETCH_CONTAINER = "fetch"
 CHECK_CONTAINER = "check-tensorrt"
@@ -59,15 +56,9 @@ BUILD_CONTAINER = "build"
 PRODUCT_NODE_LABEL = "nvidia.com/gpu.product"
 HOSTNAME_NODE_LABEL = "kubernetes.io/hostname"
 
-AUDIO_COUNTER = "asr_audio_seconds_total"
-"""Counter of the serving pods."""
-PENDING_GAUGE = "asr_pending_utterances"
-"""Gauge of theirs: what the scheduler model has taken and not yet answered."""
-QUEUED_GAUGE = "nv_inference_pending_request_count"
-"""Triton's own: requests that wait for a model; of the acoustic model it would count batches."""
 AUDIO_RATE_METRIC = "asr_audio_seconds_per_second"
 PENDING_METRIC = "asr_pending_requests"
-"""What a metrics adapter is to call the two for a HorizontalPodAutoscaler."""
+"""What a metrics adapter is to call the two signals for a HorizontalPodAutoscaler."""
 
 DIGEST_LENGTH = 10
 
@@ -76,11 +67,6 @@ def digest(content: Any, length: int = DIGEST_LENGTH) -> str:  # noqa: ANN401 (a
     """A short name for JSON content: equal content, equal name."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]
-
-
-def plan_product(product: str) -> str:
-    """A GPU product of node labels as the driver names it: without what feature discovery adds for time slices."""
-    return product.removesuffix("-SHARED")
 
 
 def deployment(resource: str, pool: str) -> str:

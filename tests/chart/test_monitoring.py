@@ -1,6 +1,5 @@
 """Alerts and dashboard: Prometheus' own tool reads them, each alert fires when it should, every metric exists."""
 
-import ast
 import re
 import subprocess
 from pathlib import Path
@@ -10,14 +9,15 @@ import pytest
 import yaml
 
 import asr_operator.metrics  # noqa: F401 (registers its metrics)
+from asr_contract import telemetry
 from asr_operator.fleet import Fleet
 from asr_operator.store import Store
 from tests.support.monitoring import ALERTS, DASHBOARD, METRIC, adapter_queries, queries, rules
 from tools.testcluster import machine
-from tools.testcluster.cluster import BINARY, PROJECT
+from tools.testcluster.cluster import BINARY
 
 PROMTOOL = BINARY.with_name("promtool")
-TRITONS = {"nv_inference_pending_request_count", "nv_gpu_utilization"}
+TRITONS = {telemetry.QUEUED_REQUESTS, "nv_gpu_utilization"}
 """Of Triton's own metrics, as its documentation names them."""
 POD = 'namespace="speech", app_kubernetes_io_instance="english", asr_operator_dev_pool="l4"'
 RESOURCE = 'namespace="speech", name="english"'
@@ -33,7 +33,7 @@ def pending(model: str, values: str) -> Series:
     """Two pods with the same load, half of it still in Triton's queue."""
     return [
         (f'{metric}{{{POD}, pod="{pod}", model="{model}"}}', values)
-        for metric in ("asr_pending_utterances", "nv_inference_pending_request_count")
+        for metric in (telemetry.PENDING_UTTERANCES, telemetry.QUEUED_REQUESTS)
         for pod in ("a", "b")
     ]
 
@@ -198,14 +198,7 @@ def test_every_metric_is_one_that_the_operator_or_a_pod_has() -> None:
     fleet = [family.name for family in Fleet(Store()).collect()]
     families = [family.name for family in prometheus_client.REGISTRY.collect()] + fleet
     operators = {f"{name}{suffix}" for name in families for suffix in ("", "_total", "_bucket", "_count")}
-    kinds = ("COUNTERS", "GAUGES", "HISTOGRAMS")
-    servers = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in ast.walk(ast.parse((PROJECT / "serving" / "asr_serving" / "metrics.py").read_text()))
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in kinds
-    }
-    known = operators | set(servers["COUNTERS"]) | set(servers["GAUGES"]) | TRITONS | {"up"}
-    known |= {f"{name}{suffix}" for name in servers["HISTOGRAMS"] for suffix in ("_bucket", "_sum", "_count")}
+    known = operators | telemetry.SERIES | TRITONS | {"up"}
     texts = [rule["expr"] for rule in rules() + rules("record")] + list(queries().values())
     used = {name for text in texts for name in METRIC.findall(text)}
     assert used - known == set()

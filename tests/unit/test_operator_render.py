@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from pydantic import ValidationError
 
+from asr_contract.compatibility import Platform, difference
 from asr_operator import compare, crd, names, observe
 from asr_operator.api import v1alpha1 as api
 from asr_operator.cluster import KINDS
@@ -17,7 +18,7 @@ from asr_operator.decide import decide
 from asr_operator.errors import StalledError
 from asr_operator.render import autoscaler, deployment, jobs, pods
 from asr_operator.render.children import desired
-from asr_operator.render.context import Context, same_tensorrt, triton_image
+from asr_operator.render.context import Context, triton_image
 from asr_operator.render.deployment import Drain
 from asr_operator.render.preview import preview
 from asr_operator.settings import Keda
@@ -271,8 +272,9 @@ def test_a_plan_reaches_only_pods_with_its_gpu_and_its_tensorrt(body: Object) ->
             if annotations[names.ENGINE_ANNOTATION] == "TensorRT":
                 gpu = pools[child["metadata"]["labels"][names.POOL_LABEL]].gpu
                 assert gpu is not None
-                assert gpu.product.removesuffix("-SHARED") == annotations[names.PRODUCT_ANNOTATION]
-                assert same_tensorrt(annotations[names.TENSORRT_ANNOTATION], found.triton.tensorrt)
+                here = Platform(gpu.product, gpu.compute_capability, found.triton.tensorrt)
+                named = (names.PRODUCT_ANNOTATION, names.CAPABILITY_ANNOTATION, names.TENSORRT_ANNOTATION)
+                assert difference(Platform(*(annotations[name] for name in named)), here) is None
 
 
 def changed(**spec: Any) -> Object:  # noqa: ANN401 (any part of a manifest)

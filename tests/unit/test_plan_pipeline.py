@@ -46,7 +46,7 @@ def test_a_server_with_another_tensorrt_is_refused_before_the_build(serving: str
         check_server("10.6.0", serving)
 
 
-@pytest.mark.parametrize("serving", [None, "10.6.0", "10.6.0.26"])
+@pytest.mark.parametrize("serving", [None, "10.6.0", "10.6.0.26", "10.6"])
 def test_a_server_with_the_same_tensorrt_or_one_that_is_not_known_is_fine(serving: str | None) -> None:
     check_server("10.6.0", serving)
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from asr_operator import names
+from asr_contract.server import HTTP_PORT, SHARED_MEMORY
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods, start
 from tests.support.operator_examples import context, example, resources
@@ -103,7 +103,7 @@ def started(folder: Path, pool: str = "cpu", *, listens: bool = True, body: Obje
     lock.touch()
     shutil.copy("/bin/sh", stub)
     (folder / "server.py").write_text(SERVER)
-    here = {start.SHARED_MEMORY: str(memory), f"{names.HTTP_PORT:04X}": f"{port:04X}"}
+    here = {SHARED_MEMORY: str(memory), f"{HTTP_PORT:04X}": f"{port:04X}"}
     items = [str(lock) if item.endswith(".lock") else here.get(item, item) for item in command(pool, body)]
     # Ten times as many looks, so that the tests take a tenth of the time.
     items = [
@@ -201,7 +201,7 @@ def test_a_server_starts_without_the_shared_memory_that_a_killed_one_left(pool: 
     for name in ("triton_python_backend_shm_region_1", "triton_onnxruntime_backend_shm_region_2", "other"):
         (memory / name).touch()
     lock.touch()
-    here = {start.SHARED_MEMORY: str(memory), start.SERVER: "echo"}
+    here = {SHARED_MEMORY: str(memory), start.SERVER: "echo"}
     items = [str(lock) if item.endswith(".lock") else here.get(item, item) for item in command(pool)]
     done = subprocess.run([*items, "a server", "$0"], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.startswith("a server $0 --http-restricted-api=")

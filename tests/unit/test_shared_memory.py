@@ -8,7 +8,8 @@ import pytest
 from asr_client import shared_memory as seen
 from asr_contract.errors import ServerError
 from asr_contract.findings import Outcome
-from model_builder.shared_memory import MIB, USUAL_START, Needs, needs
+from asr_contract.server import MIB, REGION_BYTES
+from model_builder.shared_memory import Needs, needs
 
 SCHEDULER = 'backend: "python" input { name: "audio_signal" data_type: TYPE_INT16 dims: -1 }'
 
@@ -43,7 +44,7 @@ def test_a_configuration_that_cannot_be_read_is_left_to_triton(tmp_path: Path) -
 
 
 def test_enough_memory_gives_each_model_the_usual_region() -> None:
-    assert Needs(4, 160 * MIB).start(256 * MIB) == USUAL_START
+    assert Needs(4, 160 * MIB).start(256 * MIB) == REGION_BYTES
 
 
 def test_a_small_memory_leaves_most_of_it_for_regions_to_grow() -> None:

@@ -18,7 +18,8 @@ import soundfile
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from typer.testing import CliRunner, Result
 
-from asr_cli.main import _result_line, app
+from asr_cli.commands.transcribe import result_line
+from asr_cli.main import app
 from asr_client import files, word_errors
 from asr_client.audio import AudioFileError
 from asr_client.doctor import Served, judge_index, judge_interface, judge_set, parse_address, stt_models
@@ -224,7 +225,7 @@ def test_normalize_without_a_reference_is_wrong_usage(wav: str) -> None:
 
 
 def test_a_line_break_in_a_files_name_does_not_break_the_line_of_its_error() -> None:
-    assert "\n" not in _result_line(FileResult("a\nb.wav", error="is empty"), as_json=False, width=None)
+    assert "\n" not in result_line(FileResult("a\nb.wav", error="is empty"), as_json=False, width=None)
 
 
 def test_audio_in_memory_stays_below_its_bound() -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from asr_cli.conform.outcome import Result, failed, passed, skipped
 from asr_cli.conform.prometheus import Metrics
 from asr_client.transcription import Transcript, TranscriptionError
+from asr_contract import telemetry
 from asr_serving.tensors import SAMPLE_RATE
 
 IN_FLIGHT = 256
@@ -58,22 +59,24 @@ def counts(metrics: Metrics, model: str) -> Counts:
     def total(name: str, **labels: str) -> float:
         return metrics.total(name, model=model, **labels) or 0.0
 
+    request_bucket, request_sum, request_count = telemetry.histogram_series(telemetry.REQUEST_SECONDS)
+    batch_bucket, batch_sum, batch_count = telemetry.histogram_series(telemetry.BATCH_UTTERANCES)
     return Counts(
-        utterances=total("asr_utterances_total"),
-        batches=total("asr_batches_total"),
-        audio_seconds=total("asr_audio_seconds_total"),
-        padded_audio_seconds=total("asr_padded_audio_seconds_total"),
-        waiting_seconds=total("asr_waiting_seconds_total"),
-        refused=total("asr_refused_total"),
-        failed=total("asr_failed_total"),
-        cancelled=total("asr_cancelled_total"),
-        pending=total("asr_pending_utterances"),
-        request_count=total("asr_request_seconds_count"),
-        request_seconds=total("asr_request_seconds_sum"),
-        request_bucket=total("asr_request_seconds_bucket", le="+Inf"),
-        batch_count=total("asr_batch_utterances_count"),
-        batch_sum=total("asr_batch_utterances_sum"),
-        batch_bucket=total("asr_batch_utterances_bucket", le="+Inf"),
+        utterances=total(telemetry.UTTERANCES),
+        batches=total(telemetry.BATCHES),
+        audio_seconds=total(telemetry.AUDIO_SECONDS),
+        padded_audio_seconds=total(telemetry.PADDED_AUDIO_SECONDS),
+        waiting_seconds=total(telemetry.WAITING_SECONDS),
+        refused=total(telemetry.REFUSED),
+        failed=total(telemetry.FAILED),
+        cancelled=total(telemetry.CANCELLED),
+        pending=total(telemetry.PENDING_UTTERANCES),
+        request_count=total(request_count),
+        request_seconds=total(request_sum),
+        request_bucket=total(request_bucket, le="+Inf"),
+        batch_count=total(batch_count),
+        batch_sum=total(batch_sum),
+        batch_bucket=total(batch_bucket, le="+Inf"),
     )
 
 

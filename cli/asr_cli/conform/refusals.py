@@ -11,6 +11,7 @@ import numpy.typing as npt
 from asr_cli.conform.outcome import Result, failed, passed, skipped
 from asr_cli.conform.versions import numbers
 from asr_client.transcription import Client, TranscriptionError, infer
+from asr_contract import telemetry
 from asr_serving.tensors import SAMPLE_RATE
 
 INVALID = "StatusCode.INVALID_ARGUMENT"
@@ -133,10 +134,10 @@ def judge(check: str, refusals: Sequence[Refusal]) -> Result:
 def judge_counted(counted: float, expected: int) -> Result:
     """Whether `asr_refused_total` grew by as many requests as the scheduler model refused."""
     if counted != expected:
-        message = f"asr_refused_total grew by {counted:g}, {expected} requests were refused"
+        message = f"{telemetry.REFUSED} grew by {counted:g}, {expected} requests were refused"
         hint = "Alerts go by this metric. If other clients send requests that are refused, repeat this without them."
         return failed(COUNTED, message, hint, counted=counted, refused=expected)
-    return passed(COUNTED, f"asr_refused_total grew by {expected}", counted=counted, refused=expected)
+    return passed(COUNTED, f"{telemetry.REFUSED} grew by {expected}", counted=counted, refused=expected)
 
 
 def class_count_is_safe(server: str | None) -> bool:

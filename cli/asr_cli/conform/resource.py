@@ -13,6 +13,7 @@ from asr_cli.conform.outcome import Result, failed, skipped
 from asr_cli.conform.pods import Pods, forward, image, in_cluster, restarts
 from asr_cli.conform.target import ShellError, Target, page_reader
 from asr_client.transcription import ServerUnavailableError, Tls, connect
+from asr_contract.server import GRPC_PORT, METRICS_PORT
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.diagnose.reader import Cluster, ClusterError
@@ -89,14 +90,12 @@ def _target(pods: Pods, pod: Object, pool: api.Pool, model: str, tls: Tls | None
         if in_cluster():
             address = pod["status"]["podIP"]
             host = f"[{address}]" if ":" in address else address
-            grpc, metrics = f"{host}:{names.GRPC_PORT}", f"{host}:{names.METRICS_PORT}"
+            grpc, metrics = f"{host}:{GRPC_PORT}", f"{host}:{METRICS_PORT}"
         else:
             _without_proxy()
-            ports = [
-                stack.enter_context(forward(pods, lambda: name, port)) for port in (names.GRPC_PORT, names.METRICS_PORT)
-            ]
+            ports = [stack.enter_context(forward(pods, lambda: name, port)) for port in (GRPC_PORT, METRICS_PORT)]
             grpc, metrics = (f"127.0.0.1:{port}" for port in ports)
-            pods.require_forwarding(name, names.GRPC_PORT)
+            pods.require_forwarding(name, GRPC_PORT)
         yield Target(
             name=pool.name,
             url=grpc,
@@ -104,7 +103,7 @@ def _target(pods: Pods, pod: Object, pool: api.Pool, model: str, tls: Tls | None
             model=model,
             page=page_reader(f"http://{metrics}/metrics"),
             shell=pods.shell(name),
-            port=str(names.GRPC_PORT),
+            port=str(GRPC_PORT),
             forwarded=not in_cluster(),
             gpu=pool.gpu is not None,
             image=image(pod),
@@ -138,7 +137,7 @@ def _kill(
 def _service(pods: Pods, namespace: str, name: str) -> Iterator[str]:
     """A way to all pods: the headless Service, or a port-forward that leads each connection to a ready pod."""
     if in_cluster():
-        yield f"{names.headless(name)}.{namespace}.svc:{names.GRPC_PORT}"
+        yield f"{names.headless(name)}.{namespace}.svc:{GRPC_PORT}"
         return
     turn = iter(range(1 << 62))
 
@@ -146,7 +145,7 @@ def _service(pods: Pods, namespace: str, name: str) -> Iterator[str]:
         ready = sorted(pod["metadata"]["name"] for pod in pods.ready())
         return ready[next(turn) % len(ready)] if ready else None
 
-    with forward(pods, choose, names.GRPC_PORT) as port:
+    with forward(pods, choose, GRPC_PORT) as port:
         yield f"127.0.0.1:{port}"
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from asr_cli.conform.prometheus import Metrics, parse
 from asr_client.transcription import Tls
+from asr_contract.server import GRPC_PORT
 
 SHELL_SECONDS = 120
 METRICS_SECONDS = 15
-GRPC_PORT = "8001"
 
 Shell = Callable[[Sequence[str]], str]
 """Runs a command beside the server and returns what it printed; raises `ShellError`."""
@@ -50,7 +50,7 @@ class Target:
     model: str
     page: Callable[[], str] | None
     shell: Shell
-    port: str = GRPC_PORT
+    port: str = str(GRPC_PORT)
     forwarded: bool = False
     gpu: bool | None = None
     image: str | None = None

@@ -5,6 +5,8 @@ from typing import Any
 
 from asr_cli.conform.artifact import Artifact
 from asr_cli.conform.outcome import Result, failed, passed, skipped
+from asr_contract.compatibility import same_tensorrt
+from asr_contract.server import CHECKED_CONFIGURATION, NO_MODEL_CONTROL, STRICT_READINESS
 
 VERSIONS, FLAGS = "versions", "server flags"
 OLDEST = (2, 51)
@@ -12,9 +14,9 @@ OLDEST = (2, 51)
 NUMPY_2 = (2, 52)
 """Core of Triton 24.11: the first whose Python backend works with numpy 2."""
 REQUIRED_FLAGS = {
-    "--model-control-mode=none": "anybody who reaches the server could load models, which is running code",
-    "--strict-readiness=true": "the server would be ready before its models are",
-    "--disable-auto-complete-config": "Triton would change the configuration that was checked",
+    NO_MODEL_CONTROL: "anybody who reaches the server could load models, which is running code",
+    STRICT_READINESS: "the server would be ready before its models are",
+    CHECKED_CONFIGURATION: "Triton would change the configuration that was checked",
 }
 
 
@@ -74,9 +76,9 @@ def judge(versions: Mapping[str, Any]) -> Result:
     if numbers(versions["numpy"])[:1] >= (2,) and server < NUMPY_2:
         message = f"the Python backend of Triton core {versions['triton']} returns empty outputs with numpy 2; {shown}"
         return failed(VERSIONS, message, "Install numpy<2 in the image, or use Triton 24.11 or newer.", **versions)
-    plan, library = numbers(versions["plan_tensorrt"]), numbers(versions["tensorrt"])
-    if plan and library and plan[:3] != library[: len(plan[:3])]:
-        message = f"the plan was built by TensorRT {versions['plan_tensorrt']}, the server has {versions['tensorrt']}"
+    plan, library = versions["plan_tensorrt"], versions["tensorrt"]
+    if plan and library and not same_tensorrt(plan, library):
+        message = f"the plan was built by TensorRT {plan}, the server has {library}"
         hint = "Build the plan in the image that serves: spec.image.tensorrt, or triton.images of the chart."
         return failed(VERSIONS, message, hint, **versions)
     return passed(VERSIONS, shown, **versions)

@@ -624,9 +624,9 @@ class Autoscaling(ApiModel):
     a TensorRT plan audioSecondsPerSecond of 40 % of the throughput that was measured when it was built, else
     pendingRequests of one full batch."""
     provider: Provider = Provider.HPA
-    """HPA (needs a metrics adapter unless the target is CPU), KEDA (needs KEDA and Prometheus), or External: your own
-    autoscaler sets the replicas of the pool's Deployment. The operator makes it with minReplicas, and leaves them
-    alone after that."""
+    """HPA (needs a metrics adapter unless the target is CPU), KEDA (needs KEDA and Prometheus), or External: your
+    autoscaler sets the replicas of the pool's Deployment. The operator creates it with minReplicas, and
+    leaves them alone after that."""
     behavior: Behavior = Behavior()
     """How fast replicas follow the load, as in a HorizontalPodAutoscaler: by default up at once, down slowly."""
     triggers: Annotated[list[Opaque], Field(max_length=8, json_schema_extra=ATOMIC)] = []

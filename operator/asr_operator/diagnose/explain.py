@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asr_contract.findings import Finding, Outcome
+from asr_contract.server import GRPC_PORT
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import DEGRADED, READY, RECONCILING, SERVING, STALLED, find
@@ -351,8 +352,8 @@ def _endpoint(snapshot: Snapshot, status: api.Status) -> Iterator[Finding]:
         return
     metadata = snapshot.resource["metadata"]
     todo = (
-        f"From here: kubectl port-forward -n {metadata['namespace']} service/{metadata['name']} 8001, and then "
-        f"asr doctor --url localhost:8001 --model {status.endpoints.model}"
+        f"From here: kubectl port-forward -n {metadata['namespace']} service/{metadata['name']} {GRPC_PORT}, and then "
+        f"asr doctor --url localhost:{GRPC_PORT} --model {status.endpoints.model}"
     )
     told = f"clients in the cluster ask {status.endpoints.grpc} for model {status.endpoints.model}"
     yield Finding("endpoint", Outcome.OK, told, todo)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from asr_operator import names
+from asr_contract.compatibility import Platform, difference, missing
 from asr_operator.api import v1alpha1 as api
 from asr_operator.conditions import DEGRADED, find
 from asr_operator.diagnose.explain import measured
@@ -108,16 +108,19 @@ def _progress(snapshot: Snapshot, spec: api.Spec, pool: api.Pool, status: api.St
         return Progress(State.NOT_NEEDED, "pods without a GPU run ONNX")
     if spec.runtime.preferred is not api.Runtime.TENSORRT:
         return Progress(State.NOT_NEEDED, "spec.runtime.preferred is OnnxRuntime")
-    product = names.plan_product(pool.gpu.product)
+    wanted = Platform(pool.gpu.product, pool.gpu.compute_capability, spec.image.tensorrt)
     for job in snapshot.jobs:
         arguments = _arguments(job)
-        if arguments.get("gpu-product") == product:
-            of_job = _of_job(seen.jobs[job["metadata"]["name"]], arguments.get("serving-tensorrt"))
+        product, capability = arguments.get("gpu-product"), arguments.get("compute-capability")
+        tensorrt = arguments.get("serving-tensorrt")
+        if product is not None and difference(Platform(product, capability, tensorrt), wanted) is None:
+            of_job = _of_job(seen.jobs[job["metadata"]["name"]], tensorrt)
             if of_job is not None:
                 return of_job
     plans = [item for item in status.artifacts if item.runtime is api.Runtime.TENSORRT]
     for artifact in plans:
-        if artifact.gpu_product == product:
+        plan = Platform(artifact.gpu_product, artifact.compute_capability, artifact.tensorrt)
+        if (missing(plan) or difference(plan, wanted)) is None:
             return Progress(State.PUBLISHED, measured(artifact), artifact.tensorrt)
     if len(plans) == len(status.artifacts):
         return Progress(State.MISSING, "it is built from the ONNX model, which is not there yet")

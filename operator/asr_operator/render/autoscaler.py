@@ -3,6 +3,7 @@
 import math
 import re
 
+from asr_contract import telemetry
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.errors import StalledError
@@ -139,11 +140,11 @@ def _trigger(context: Context, deployment: str, target: api.Target) -> Object:
     keda = context.settings.keda
     authentication = keda.cluster_trigger_authentication
     pods = f'namespace="{context.namespace}",pod=~"{pods_of(deployment)}"'
-    query = f"sum(rate({names.AUDIO_COUNTER}{{{pods}}}[{window(context.settings.pod_monitor.interval)}s]))"
+    query = f"sum(rate({telemetry.AUDIO_SECONDS}{{{pods}}}[{window(context.settings.pod_monitor.interval)}s]))"
     value = target.audio_seconds_per_second
     if value is None:
         model = context.spec.model.name
-        gauges = f"{names.PENDING_GAUGE}|{names.QUEUED_GAUGE}"
+        gauges = f"{telemetry.PENDING_UTTERANCES}|{telemetry.QUEUED_REQUESTS}"
         query = f'sum({{__name__=~"{gauges}",{pods},model="{model}"}})'
         value = target.pending_requests
     found: Object = {

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Self
 
+from asr_contract.compatibility import is_version_of
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.errors import StalledError
@@ -82,7 +83,7 @@ def triton_image(image: api.Image, settings: Settings) -> TritonImage:
     if image.tensorrt is None:
         return settings.triton.images[0]
     for candidate in settings.triton.images:
-        if f"{candidate.tensorrt}.".startswith(f"{image.tensorrt}."):
+        if is_version_of(candidate.tensorrt, image.tensorrt):
             return candidate
     there = ", ".join(candidate.tensorrt for candidate in settings.triton.images)
     raise StalledError(
@@ -90,10 +91,3 @@ def triton_image(image: api.Image, settings: Settings) -> TritonImage:
         f"spec.image.tensorrt: the operator's list has no Triton image with TensorRT {image.tensorrt}, only {there}; "
         "write one of these, or name an image in spec.image.triton",
     )
-
-
-def same_tensorrt(one: str, other: str) -> bool:
-    """Whether a plan of the one runs on the other: major, minor and patch are the same, as far as both name them."""
-    first, second = one.split(".")[:3], other.split(".")[:3]
-    length = min(len(first), len(second))
-    return first[:length] == second[:length]

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 
+from asr_contract import compatibility, server
 from asr_contract.errors import IncompatiblePlanError
 from asr_operator import compare, names
 from asr_operator.api import v1alpha1 as api
@@ -14,10 +15,7 @@ from asr_operator.render.origin import Origin
 MODELS = "/models"
 TLS = "/etc/asr-operator/tls"
 PYTHON_MODELS = 3
-SHARED_MEMORY_BYTES = 16 * 1024 * 1024
-"""That each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
-MIB = 1024 * 1024
-QUARTER_GIB = 256 * MIB
+QUARTER_GIB = 256 * server.MIB
 MOST_SHARED_MEMORY = 32 * QUARTER_GIB
 PROBE_SECONDS = 5
 LIVENESS_SECONDS = 10
@@ -32,7 +30,10 @@ echo "this image has TensorRT ${TRT_VERSION:-unknown}, the plan is for $EXPECTED
 where the image is named" | tee TERMINATION_LOG
 exit EXIT_CODE
 """.replace("TERMINATION_LOG", pods.TERMINATION_LOG).replace("EXIT_CODE", str(IncompatiblePlanError.exit_code))
-"""Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever."""
+"""Is `compatibility.is_version_of(TRT_VERSION, EXPECTED_TENSORRT)` in shell, since Triton's image need hold no more.
+
+Triton itself would refuse a plan of another TensorRT as damaged, and start again for ever.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,7 @@ def _template(context: Context, pool: api.Pool, serving: Serving) -> Object:
                 {"name": "tmp", "emptyDir": {}},
                 {
                     "name": "shm",
-                    "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory(context.spec) // MIB}Mi"},
+                    "emptyDir": {"medium": "Memory", "sizeLimit": f"{shared_memory(context.spec) // server.MIB}Mi"},
                 },
                 *([{"name": "tls", "secret": {"secretName": tls.name}}] if tls else []),
                 *storage_volumes,
@@ -230,7 +231,7 @@ def _fetch(context: Context, pool: api.Pool, serving: Serving) -> Object:
     if plan and pool.gpu is not None:
         # The same GPU that Triton gets: what an init container was given goes on to the containers.
         args += [
-            f"--gpu-product={names.plan_product(pool.gpu.product)}",
+            f"--gpu-product={compatibility.driver_product(pool.gpu.product)}",
             f"--compute-capability={pool.gpu.compute_capability}",
         ]
         args += [f"--tensorrt={context.triton.tensorrt}"]
@@ -258,7 +259,7 @@ def _check(context: Context, pool: api.Pool) -> Object:
         names.CHECK_CONTAINER,
         context.triton.image,
         command=["/bin/sh", "-c", CHECK_TENSORRT],
-        env=pods.environment({"EXPECTED_TENSORRT": ".".join(context.triton.tensorrt.split(".")[:3])}),
+        env=pods.environment({"EXPECTED_TENSORRT": compatibility.release(context.triton.tensorrt)}),
         # A quota on CPU or memory refuses a pod with a container that names none.
         resources=pods.resources(pool.resources),
     )
@@ -268,20 +269,12 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
     drain = Drain.within(pool.termination_grace_period_seconds)
     deadline = context.spec.rollout.deadline_seconds
     tls = context.spec.service.tls_secret_ref
-    args = [
-        f"--model-repository={repository(pool, serving.artifact)}",
-        "--model-control-mode=none",
-        "--strict-readiness=true",
-        "--exit-on-error=true",
-        "--disable-auto-complete-config",
-        f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}",
-        f"--http-port={names.HTTP_PORT}",
-        f"--grpc-port={names.GRPC_PORT}",
-        f"--metrics-port={names.METRICS_PORT}",
+    connections = [
         f"--grpc-max-connection-age={drain.age * 1000}",
         f"--grpc-max-connection-age-grace={drain.request * 1000}",
-        f"--exit-timeout-secs={drain.exit}",
     ]
+    models = repository(pool, serving.artifact)
+    args = server.arguments(models, server.Ports(), exit_seconds=drain.exit, own=connections)
     if tls is not None:
         args += ["--grpc-use-ssl=true", f"--grpc-server-cert={TLS}/tls.crt", f"--grpc-server-key={TLS}/tls.key"]
     variables = {"HOME": "/tmp", "ORT_DISABLE_TELEMETRY": "1", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
@@ -296,9 +289,9 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         env=pods.environment(variables, pool.env),
         resources=pods.resources(pool.resources, pods.gpu_resource(pool)),
         ports=[
-            {"name": names.GRPC, "containerPort": names.GRPC_PORT},
-            {"name": names.HTTP, "containerPort": names.HTTP_PORT},
-            {"name": names.METRICS, "containerPort": names.METRICS_PORT},
+            {"name": server.GRPC, "containerPort": server.GRPC_PORT},
+            {"name": server.HTTP, "containerPort": server.HTTP_PORT},
+            {"name": server.METRICS, "containerPort": server.METRICS_PORT},
         ],
         # Loading and warming up take minutes; a pod that loads is not one that hangs.
         startupProbe=_probe("/v2/health/ready", period=2, failures=max(deadline // 2, 1)),
@@ -313,7 +306,7 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
         volumeMounts=[
             {"name": "models", "mountPath": MODELS, "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108
-            {"name": "shm", "mountPath": start.SHARED_MEMORY},
+            {"name": "shm", "mountPath": server.SHARED_MEMORY},
             *([{"name": "tls", "mountPath": TLS, "readOnly": True}] if tls else []),
         ],
     )
@@ -322,7 +315,7 @@ def _triton(context: Context, pool: api.Pool, serving: Serving) -> Object:
 def _probe(path: str, *, period: int, failures: int, timeout: int = PROBE_SECONDS) -> Object:
     # Health is open whatever else of HTTP is restricted, and HTTP is plain also where gRPC has TLS.
     return {
-        "httpGet": {"path": path, "port": names.HTTP},
+        "httpGet": {"path": path, "port": server.HTTP},
         "periodSeconds": period,
         "timeoutSeconds": timeout,
         "failureThreshold": failures,
@@ -347,5 +340,5 @@ def shared_memory(spec: api.Spec) -> int:
     """Bytes of /dev/shm: each Python model passes whole batches of the longest audio through it, in and out."""
     batch = max(spec.runtime.max_batch_size, *(shape.batch for shape in spec.runtime.shapes), 64)
     audio = batch * spec.audio.max_seconds * 16_000 * 4
-    wanted = PYTHON_MODELS * SHARED_MEMORY_BYTES + 2 * audio
+    wanted = PYTHON_MODELS * server.REGION_BYTES + 2 * audio
     return math.ceil(min(wanted, MOST_SHARED_MEMORY) / QUARTER_GIB) * QUARTER_GIB

@@ -7,7 +7,7 @@ resource that changes gets another Job, and an operator that is upgraded leaves 
 
 from dataclasses import dataclass
 
-from asr_contract import errors
+from asr_contract import compatibility, errors
 from asr_contract.recipe import ARTIFACT_FORMAT
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
@@ -118,7 +118,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
     inputs = {
         "format": ARTIFACT_FORMAT,
         "model": model.manifest_sha256,
-        "product": names.plan_product(gpu.product),
+        "product": compatibility.driver_product(gpu.product),
         "computeCapability": gpu.compute_capability,
         "tensorrt": context.triton.tensorrt,
         "precision": precision,
@@ -131,7 +131,7 @@ def plan(context: Context, pool: api.Pool, model: api.Artifact) -> Build:
         f"--storage={spec.storage.uri}",
         f"--precision={precision.lower()}",
         f"--serving-tensorrt={context.triton.tensorrt}",
-        f"--gpu-product={names.plan_product(gpu.product)}",
+        f"--gpu-product={compatibility.driver_product(gpu.product)}",
         f"--compute-capability={gpu.compute_capability}",
         *(f"--shape={shape}" for shape in shapes),
         *_common(spec),

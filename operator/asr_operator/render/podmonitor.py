@@ -1,5 +1,6 @@
 """The PodMonitor by which a Prometheus Operator scrapes the serving pods."""
 
+from asr_contract import server
 from asr_operator import names
 from asr_operator.render.context import Context, Object
 
@@ -17,7 +18,7 @@ def podmonitor(context: Context) -> Object | None:
         "metadata": context.metadata(context.name, "monitor", labels=dict(settings.labels)),
         "spec": {
             "selector": {"matchLabels": names.server_selector(context.name)},
-            "podMetricsEndpoints": [{"port": names.METRICS, "path": "/metrics", "interval": settings.interval}],
+            "podMetricsEndpoints": [{"port": server.METRICS, "path": "/metrics", "interval": settings.interval}],
             "podTargetLabels": [names.INSTANCE_LABEL, names.POOL_LABEL],
         },
     }

@@ -6,7 +6,7 @@ artifacts are placeholders: nothing of this is ever written.
 
 from collections.abc import Container
 
-from asr_operator import names
+from asr_contract import compatibility
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import jobs
 from asr_operator.render.children import desired
@@ -59,7 +59,7 @@ def _plan(context: Context, pool: api.Pool) -> api.Artifact:
     assert pool.gpu is not None  # noqa: S101 (plans are for pools with a GPU)
     found = {
         "runtime": api.Runtime.TENSORRT,
-        "gpu_product": names.plan_product(pool.gpu.product),
+        "gpu_product": compatibility.driver_product(pool.gpu.product),
         "compute_capability": pool.gpu.compute_capability,
         "tensorrt": context.triton.tensorrt,
     }

@@ -1,5 +1,6 @@
 """The Services: one for clients, and one that resolves to all pods for gRPC clients that balance by themselves."""
 
+from asr_contract import server
 from asr_operator import names
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render.context import Context, Object
@@ -42,9 +43,9 @@ def endpoints(context: Context, model: str, *, http: bool) -> api.Endpoints:
     """Where clients find the model, and its name."""
     base = f"{context.namespace}.svc.{context.settings.cluster_domain}"
     return api.Endpoints(
-        grpc=f"{context.name}.{base}:{names.GRPC_PORT}",
-        http=None if not http else f"http://{context.name}.{base}:{names.HTTP_PORT}",
-        headless=f"{names.headless(context.name)}.{base}:{names.GRPC_PORT}",
+        grpc=f"{context.name}.{base}:{server.GRPC_PORT}",
+        http=None if not http else f"http://{context.name}.{base}:{server.HTTP_PORT}",
+        headless=f"{names.headless(context.name)}.{base}:{server.GRPC_PORT}",
         model=model,
     )
 
@@ -52,8 +53,8 @@ def endpoints(context: Context, model: str, *, http: bool) -> api.Endpoints:
 def _ports(context: Context, *, http: bool) -> list[Object]:
     # Triton serves HTTP without TLS only; where clients are to have TLS, it is for probes and metrics alone.
     tls = context.spec.service.tls_secret_ref is not None
-    found = [(names.GRPC, names.GRPC_PORT, "kubernetes.io/h2c" if not tls else None)]
-    found += [(names.HTTP, names.HTTP_PORT, "http")] if http else []
+    found = [(server.GRPC, server.GRPC_PORT, "kubernetes.io/h2c" if not tls else None)]
+    found += [(server.HTTP, server.HTTP_PORT, "http")] if http else []
     return [
         {
             "name": name,

@@ -4,12 +4,11 @@ All of them need no more than a POSIX shell, coreutils and grep, which every ima
 which Kubernetes reads as `$` in a command.
 """
 
-from asr_operator import names
+from asr_contract.server import HTTP_PORT, SHARED_MEMORY
 from asr_operator.api import v1alpha1 as api
 from asr_operator.render import pods
 
 SERVER = "/opt/tritonserver/bin/tritonserver"
-SHARED_MEMORY = "/dev/shm"  # noqa: S108
 LOST_GRACE_SECONDS = 5
 """Of a server that has lost a process, or does not answer any more: there is little that it could still do."""
 NVIDIA_ENTRY_POINT = "/opt/nvidia/nvidia_entrypoint.sh"
@@ -110,7 +109,7 @@ def server(apis: api.Apis, lock: str | None) -> list[str]:
     """
     steps = [
         *("/bin/sh", "-c", REMOVE_REGIONS, SHARED_MEMORY),
-        *("/bin/sh", "-c", WATCH, f"{names.HTTP_PORT:04X}"),
+        *("/bin/sh", "-c", WATCH, f"{HTTP_PORT:04X}"),
         *(("/bin/sh", "-c", HOLD_LOCK, lock) if lock is not None else ()),
     ]
     if apis is api.Apis.INFERENCE:

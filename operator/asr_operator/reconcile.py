@@ -454,7 +454,8 @@ def _spec(body: Object) -> api.Spec:
         StalledError: It is of a version with other rules.
     """
     try:
-        return api.parse(body).spec
+        # Without the status: one of a former version is no fault of the user's.
+        return api.parse({"spec": body.get("spec")}).spec
     except ValidationError as error:
         found = error.errors(include_url=False)[0]
         path = ".".join(str(part) for part in found["loc"])

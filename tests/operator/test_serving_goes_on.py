@@ -80,11 +80,11 @@ def test_a_plan_serves_on_when_the_next_one_is_rejected(
     acting.serve("l4")
     plan = acting.job("plan")
     acting.publish(plan, "b" * 64)
-    acting.until("Ready", ("False", "RollingOut"))
+    runtime = "asr-operator.dev/engine"
+    until(lambda: template(acting, "english-l4")["metadata"]["annotations"][runtime] == "TensorRT", "the plan's pods")
     acting.serve("l4")
     acting.until("Ready", ("True", "Serving"))
     before = template(acting, "english-l4")["metadata"]["annotations"]
-    assert before["asr-operator.dev/engine"] == "TensorRT"
     api.apply(manifest(acting.namespace, pools=pools, **next_one))
     if "model" in next_one:
         acting.publish(acting.job("onnx", other_than=model["metadata"]["uid"]), "c" * 64)

@@ -70,7 +70,8 @@ class Proxy(http.server.ThreadingHTTPServer):
     def refusal(self, method: str, path: str) -> int | None:
         """The status that a request is refused with; None if it passes."""
         with self._lock:
-            if method not in CHANGES or not self._refusals.codes or self._refusals.only not in path:
+            changes = method in CHANGES and "dryRun=" not in path
+            if not changes or not self._refusals.codes or self._refusals.only not in path:
                 return None
             self._refusals.refused.append((method, path))
             return self._refusals.codes.pop(0)

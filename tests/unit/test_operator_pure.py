@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asr_operator import conditions, decide, names, status
+from asr_operator import conditions, decide, names, reconcile, status
 from asr_operator.api import v1alpha1 as api
 from asr_operator.compare import difference
 from asr_operator.conditions import Finding, merge, news
@@ -793,3 +793,9 @@ def test_a_build_that_failed_for_good_is_run_again_by_another_builder_image() ->
             context(resource), needs, Observation({job.name: job}), distrusted=frozenset(), now=NOW
         )
         assert [why for _, why in found.rerun] == expected
+
+
+def test_a_status_that_this_version_cannot_read_does_not_make_the_spec_invalid() -> None:
+    resource = with_pools({"name": "cpu"}) | {"status": {"artifacts": [{"engine": "OnnxRuntime"}], "pools": 5}}
+    assert reconcile._spec(resource).pools[0].name == "cpu"
+    assert reconcile._previous(resource) == api.Status()

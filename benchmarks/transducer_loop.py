@@ -822,7 +822,7 @@ def measure_cpu(name: str, work: Work, seconds: int, head: Head, add: Add) -> No
 
 
 class UrgentStream(cuda.Stream):
-    """A stream whose work goes before that of other streams."""
+    """A stream of a higher priority than the other streams."""
 
     def __init__(self) -> None:
         from cuda.bindings import runtime  # noqa: PLC0415 (only where a GPU is)

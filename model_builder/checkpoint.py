@@ -198,7 +198,7 @@ def _instead(needed: str, names: list[str]) -> str:
 
 
 def refuse_other_files(name: str, head: bytes, size: int) -> None:
-    """Refuse what by its first bytes cannot be a `.nemo`, before it is read or brought.
+    """Refuse what by its first bytes cannot be a `.nemo`, before it is read or downloaded.
 
     Raises:
         CheckpointError: It is something else; the message says what.
@@ -209,7 +209,7 @@ def refuse_other_files(name: str, head: bytes, size: int) -> None:
 
 
 def refuse_large_source(name: str, size: int) -> None:
-    """Refuse a file whose size alone says that its weights are too many, before it is brought.
+    """Refuse a file whose size alone says that its weights are too many, before it is downloaded.
 
     Raises:
         UnsupportedCheckpointError: It is too large.
@@ -461,7 +461,7 @@ def _check_targets(node: object, where: str) -> None:
 
 
 def _check_classes(class_name: str, config: dict[str, Any]) -> None:
-    """Every part that is built anew must be of the class that this builder knows; a name that is absent is NeMo's."""
+    """Every part that is built here must be of the class that this builder knows; a name that is absent is NeMo's."""
     encoder = config["encoder"]
     adapters = config.get("adapters") or encoder.get("adapters")
     names = [str(name)[:50] for name in adapters if not str(name).startswith("_")] if adapters else []

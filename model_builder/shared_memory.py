@@ -1,6 +1,6 @@
 """Shared memory, by which Triton's Python models take and give tensors: what there is, what a repository needs.
 
-Docker gives a container 64 MB of it unless told otherwise. Triton starts in that, and fails requests for want of more.
+Docker gives a container 64 MB of it by default. Triton starts in that, and fails requests for want of more.
 """
 
 import json

@@ -18,7 +18,7 @@ REGION_BYTES = 16 * MIB
 """Shared memory that each Python model starts with; Triton's default of 1 MiB holds half a minute of audio."""
 
 NO_MODEL_CONTROL = "--model-control-mode=none"
-"""Whoever may load models may run code."""
+"""A client that can load models can run code."""
 STRICT_READINESS = "--strict-readiness=true"
 """A server is ready when all its models are."""
 EXIT_ON_ERROR = "--exit-on-error=true"

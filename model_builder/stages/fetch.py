@@ -120,7 +120,7 @@ def _from_storage(source: str, folder: Path, reporter: Reporter) -> Fetched:
 
 
 def _look_first(storage: Storage, name: str, *, begun: bool) -> None:
-    """Refuse by size and first bytes what need not be brought; a download that was begun had its bytes looked at."""
+    """Refuse by size and first bytes what need not be downloaded; a download that continues was checked before."""
     there = storage.stat(name)
     if there is None:
         return  # said by the download

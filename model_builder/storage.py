@@ -41,7 +41,7 @@ RETRIES: Any = {
 
 HASTY: Any = RETRIES | {"max_retries": 4, "retry_timeout": timedelta(seconds=10)}
 HASTY_TIME = timedelta(seconds=8)
-"""For the check before any work, which users wait for: storage that hangs is reported after 16 s, that is down after 2."""
+"""For the check before any work, which users wait for: storage that hangs is reported after 16 s, dead one after 2."""
 
 PROBE = ".write-check"
 """Object that the check before any work writes and removes: one name, so that at most one is ever left."""

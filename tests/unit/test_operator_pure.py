@@ -380,7 +380,9 @@ def test_pods_stay_as_they_are_until_what_another_generation_needs_is_built(chan
 
 def test_a_deployment_whose_generation_cannot_be_read_is_left_alone() -> None:
     resource = with_pools({"name": "cpu"})
-    for origin in (None, "", "[]", "{}", '{"spec": {}, "triton": {}}', "{"):
+    newer = json.loads(origin_of(resource))
+    newer["spec"]["service"]["laterField"] = True
+    for origin in (None, "", "[]", "{}", '{"spec": {}, "triton": {}}', "{", json.dumps(newer)):
         state = pool_state("cpu", ONNX, origin=origin)
         assert decide.decide(context(resource), {}, seen_with(cpu=state)).pools[0].serving is None
 

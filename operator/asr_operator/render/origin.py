@@ -11,7 +11,8 @@ from typing import Self
 from pydantic import ValidationError
 
 from asr_operator.api import v1alpha1 as api
-from asr_operator.render.context import Context
+from asr_operator.compare import difference
+from asr_operator.render.context import Context, Object
 from asr_operator.settings import TritonImage
 
 NOT_OF_PODS = {"acceptance", "build", "networkPolicy"}
@@ -32,11 +33,13 @@ class Origin:
 
     def to_json(self) -> str:
         """Write it as an annotation; without the other pools, and without what concerns no pod."""
+        return json.dumps(self._parts(), sort_keys=True, separators=(",", ":"))
+
+    def _parts(self) -> Object:
         pool = {key: value for key, value in self.pool.as_json().items() if key not in NOT_OF_PODS_IN_POOLS}
         spec = {key: value for key, value in self.context.spec.as_json().items() if key not in NOT_OF_PODS}
-        spec |= {"pools": [pool]}
         triton = self.context.triton.model_dump(mode="json", exclude_none=True)
-        return json.dumps({"spec": spec, "triton": triton}, sort_keys=True, separators=(",", ":"))
+        return {"spec": spec | {"pools": [pool]}, "triton": triton}
 
     @classmethod
     def from_json(cls, text: str | None, context: Context) -> Self | None:
@@ -52,4 +55,6 @@ class Origin:
             triton = TritonImage.model_validate(found["triton"])
         except (ValueError, TypeError, KeyError, ValidationError):
             return None
-        return cls(replace(context, spec=spec, triton=triton), spec.pools[0])
+        origin = cls(replace(context, spec=spec, triton=triton), spec.pools[0])
+        # A field that this version does not know would be left out of the pods without a word.
+        return origin if difference(found, origin._parts()) is None else None

@@ -3,8 +3,11 @@
 import io
 import os
 import struct
+import tempfile
 import threading
 import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -362,13 +365,26 @@ def test_a_full_temporary_folder_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         read(stored(np.zeros(1_000_000, dtype=np.int16)))
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every file")
-def test_a_file_that_may_not_be_read_is_told(tmp_path: Path) -> None:
-    path = tmp_path / "secret.wav"
-    path.write_bytes(stored(tone(16_000)).getvalue())
-    path.chmod(0)
-    with pytest.raises(AudioFileError, match="Permission denied"):
-        read(path)
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """As another user where the tests run as the superuser, who may read every file."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def test_a_file_that_may_not_be_read_is_told() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # pytest's own folder lets nobody else in
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "secret.wav"
+        path.write_bytes(stored(tone(16_000)).getvalue())
+        path.chmod(0)
+        with unprivileged(), pytest.raises(AudioFileError, match=r"secret\.wav.*Permission denied"):
+            read(path)
 
 
 @pytest.mark.parametrize("rate", [1, 2**31 - 1])
